@@ -1,13 +1,6 @@
 //! The commands, as an operator types them.
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
-    process::Output,
-    thread,
-    time::Duration,
-};
+use std::{fs, net::TcpListener, process::Output, time::Duration};
 
 use sandbox::clerk::Outage;
 
@@ -203,29 +196,17 @@ async fn check_uses_redis_as_the_service_would() {
     assert_eq!(code, Some(1));
 }
 
+/// `check` beside this runtime, which carries its line to Redis.
+async fn check_over_a_line(settings: Vec<(String, String)>) -> Output {
+    tokio::task::spawn_blocking(move || run(&settings, &["check"])).await.unwrap()
+}
+
 #[tokio::test]
 async fn check_warns_of_a_redis_that_is_far_away() {
-    const DELAY: Duration = Duration::from_millis(30);
     let (vendors, redis) = (Vendors::start().await, RedisServer::start());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = redis.url().replace(&redis.port().to_string(), &listener.local_addr().unwrap().port().to_string());
-    let port = redis.port();
-    thread::spawn(move || {
-        for near in listener.incoming().flatten() {
-            let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
-                thread::spawn(move || {
-                    let mut bytes = [0; 16_384];
-                    while let Ok(count @ 1..) = from.read(&mut bytes) {
-                        thread::sleep(DELAY / 2);
-                        to.write_all(&bytes[..count]).unwrap();
-                    }
-                    _ = to.shutdown(Shutdown::Both);
-                });
-            }
-        }
-    });
-    let report = text(&checked(&settings(&vendors, &[("REDIS_URL", &url)])));
+    let line = Proxy::to(redis.port()).await;
+    line.becomes(Condition::Slow(Duration::from_millis(30)));
+    let report = text(&check_over_a_line(settings(&vendors, &[("REDIS_URL", &line.url())])).await);
     assert!(report.contains("warn  a command to Redis takes ") && report.contains("100 ms is an outage"), "{report}");
 }
 
@@ -248,11 +229,7 @@ async fn check_fails_in_time_when_redis_is_not_there() {
     silent.becomes(Condition::Silent);
     let silent = silent.url();
     let gone = redis.url();
-    let check = async |url: &str| {
-        let settings = settings(&vendors, &[("REDIS_URL", url)]);
-        // The line is carried by this runtime.
-        tokio::task::spawn_blocking(move || run(&settings, &["check"])).await.unwrap()
-    };
+    let check = |url: &str| check_over_a_line(settings(&vendors, &[("REDIS_URL", url)]));
     let [silent_printed, gone_printed] = [&silent, &gone].map(|url| url.replace("aca:PASSWORD@", ""));
     let output = check(&silent).await;
     assert!(

@@ -338,6 +338,26 @@ async fn ended_live_tokens_are_removed() {
 }
 
 #[tokio::test]
+async fn ended_members_of_the_index_are_removed_a_few_at_a_time() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let member = |n: u32, life| live_token(&format!("user_{n}"), "sess_1", Some("org_1"), "alice", life);
+    let ended: Vec<_> = (1..=20).map(|n| member(n, MINUTE)).collect();
+    redis.commands.register(&ended, NOW).await.unwrap();
+    let [part] = server.run::<[String; 1]>("KEYS aca:{v4}:users:*");
+    let left = async |now| {
+        redis.commands.register(&[member(0, 60 * MINUTE)], now).await.unwrap();
+        server.run::<usize>(&format!("ZCARD {part}"))
+    };
+    assert_eq!(left(NOW.after(MINUTE / 2)).await, 21);
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        counts.push(left(NOW.after(MINUTE)).await);
+    }
+    assert_eq!(counts, [13, 5, 1]);
+}
+
+#[tokio::test]
 async fn a_task_is_claimed_once_a_lease_and_keeps_its_first_due_time() {
     let server = RedisServer::start();
     let redis = connect(&server).await;

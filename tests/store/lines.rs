@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     fixtures::{DENIED, NOW, Replica, ago, eventually, of_user, restriction, session},
+    proxy::{Condition, Proxy},
     redis_server::RedisServer,
     topology::{returns, urls},
 };
@@ -23,8 +24,6 @@ use crate::{
 #[derive(Clone, Copy, PartialEq)]
 enum Answers {
     AtOnce,
-    /// Each after a second.
-    Slowly,
     Never,
 }
 
@@ -81,7 +80,6 @@ async fn carry_answers(
         let how = answers.borrow_and_update().0;
         match how {
             Answers::AtOnce => {}
-            Answers::Slowly => time::sleep(Duration::from_secs(1)).await,
             Answers::Never => _ = answers.wait_for(|(now, _)| *now != Answers::Never).await,
         }
         if answers.borrow().1 != lost {
@@ -105,16 +103,16 @@ async fn both_learn(replicas: [&Replica; 2], user: &str) {
 #[tokio::test]
 async fn a_redis_that_takes_a_second_for_each_command_is_not_waited_for() {
     let server = RedisServer::start();
-    let line = Line::to(server.port(), Answers::AtOnce).await;
+    let line = Proxy::to(server.port()).await;
     let (replica, other) = (Replica::impatient_at(&line.address()), Replica::of(&server).await);
     replica.becomes(Health::Ready).await;
-    line.set(Answers::Slowly);
+    line.becomes(Condition::Slow(Duration::from_secs(1)));
     replica.becomes(Health::Degraded).await;
     let denial = restriction(of_user("user_1"), DENIED, ago(1));
     assert_eq!(replica.store.record(&[denial], &[], NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.store.may_issue(), Ok(()));
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
-    line.set(Answers::AtOnce);
+    line.becomes(Condition::Whole);
     both_learn([&replica, &other], "user_1").await;
 }
 

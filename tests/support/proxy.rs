@@ -1,10 +1,13 @@
-//! A line to Redis for one replica alone, which can be cut, or go silent as a network does that loses everything.
+//! A line to Redis for one replica alone, which can be cut, be slow, or go silent as a network does that loses everything.
+
+use std::time::Duration;
 
 use ably_clerk_auth::redis::RedisAddress;
 use tokio::{
-    io::copy_bidirectional,
+    io::{self, AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time,
 };
 
 /// How a line is.
@@ -15,6 +18,8 @@ pub(crate) enum Condition {
     Cut,
     /// Connections stay, and nothing comes through.
     Silent,
+    /// Each answer comes so late. Such connections end with this condition.
+    Slow(Duration),
 }
 
 /// A line through which a replica reaches Redis.
@@ -60,6 +65,27 @@ async fn carry(mut near: TcpStream, redis: u16, mut condition: watch::Receiver<C
                 _ = copy_bidirectional(&mut near, &mut far) => return,
                 _ = condition.changed() => {}
             },
+            Condition::Slow(delay) => tokio::select! {
+                _ = copy_slowly(&mut near, &mut far, delay) => return,
+                _ = condition.changed() => return,
+            },
         }
     }
+}
+
+async fn copy_slowly(near: &mut TcpStream, far: &mut TcpStream, delay: Duration) -> io::Result<()> {
+    let ((mut commands, mut to_near), (mut answers, mut to_far)) = (near.split(), far.split());
+    let answer = async {
+        let mut buffer = vec![0; 65_536];
+        while let read @ 1.. = answers.read(&mut buffer).await? {
+            time::sleep(delay).await;
+            to_near.write_all(&buffer[..read]).await?;
+        }
+        Ok(())
+    };
+    let command = async {
+        io::copy(&mut commands, &mut to_far).await?;
+        to_far.shutdown().await
+    };
+    tokio::try_join!(command, answer).map(drop)
 }
