@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ably_clerk_auth::{clock::UnixMillis, store::Health};
+use ably_clerk_auth::{
+    clock::{self, UnixMillis},
+    store::Health,
+};
+use futures_util::future;
 use tokio::time::sleep;
 
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
     random::Random,
     redis::NoWrites,
     replica::{self, REPLICAS},
-    schedule,
+    schedule, work,
     world::{World, lock},
 };
 
@@ -21,6 +25,8 @@ pub(crate) enum Fault {
     CommandsCut,
     ReaderCut,
     BothCut,
+    /// Redis is away from all replicas, and returns with its data.
+    RedisAway,
     LostPackets,
     LookUpsHang,
     SlowRedis,
@@ -47,10 +53,11 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
+        Self::RedisAway,
         Self::LostPackets,
         Self::LookUpsHang,
         Self::SlowRedis,
@@ -148,6 +155,11 @@ impl FaultLog {
         self.spans.iter().any(|(start, end)| *start <= to && from <= *end)
     }
 
+    /// The same, or replicas still recovered from that.
+    pub(crate) fn is_disturbed_or_recovering(&self, from: UnixMillis, to: UnixMillis) -> bool {
+        self.is_disturbed(UnixMillis(from.0 - clock::millis(Self::RECOVERY)), to)
+    }
+
     /// Whether every replica works at `time`.
     pub(crate) fn is_calm(&self, time: UnixMillis) -> bool {
         self.calm_since(time).is_some()
@@ -169,7 +181,7 @@ pub(crate) fn cause(world: &Arc<World>, until: UnixMillis, length: Duration) {
 }
 
 /// After all other faults, Ably cannot be used for a while, or look-ups hang, at every replica. Returns until when.
-pub(crate) fn fail_late(world: &World) -> UnixMillis {
+pub(crate) fn fail_late(world: &Arc<World>) -> UnixMillis {
     const LOOK_UPS_HANG: Duration = Duration::from_secs(30);
     /// Longer than a task waits for the queue.
     const ABLY_FAILS: Duration = Duration::from_secs(90);
@@ -178,6 +190,7 @@ pub(crate) fn fail_late(world: &World) -> UnixMillis {
     let end = now.after(if is_ably { ABLY_FAILS } else { LOOK_UPS_HANG });
     if is_ably {
         fail_ably_now(world, end);
+        tokio::spawn(work::give_late(Arc::clone(world)));
     } else {
         world.trace(|| "fault: look-ups hang at all replicas".into());
         let mut faults = lock(&world.faults);
@@ -201,7 +214,8 @@ async fn cause_one(world: Arc<World>, length: Duration) {
         let lasts = if is_long { random.within(150_000..length) } else { random.within(50..longest) };
         let lasts = lasts.min(length - start);
         let is_cut = is_long && random.percent(65);
-        let fault = random.pick(if is_cut { &[Fault::CommandsCut, Fault::BothCut] } else { Fault::TIMED });
+        let fault =
+            random.pick(if is_cut { &[Fault::CommandsCut, Fault::BothCut, Fault::RedisAway] } else { Fault::TIMED });
         (fault, start, lasts, random.index(REPLICAS))
     });
     if fault == Fault::RestartWithOlderData {
@@ -235,13 +249,19 @@ async fn cause_one(world: Arc<World>, length: Duration) {
         Fault::CommandsCut | Fault::BothCut | Fault::PowerCut => {
             lock(&world.faults).outages.push((Some(number), now, end));
         }
-        Fault::OutOfMemory | Fault::ReadOnly => lock(&world.faults).outages.push((None, now, end)),
+        Fault::OutOfMemory | Fault::ReadOnly | Fault::RedisAway => {
+            lock(&world.faults).outages.push((None, now, end));
+        }
         _ => {}
     }
     match fault {
         Fault::CommandsCut => cut_off(&world, number, &[Line::Commands], end).await,
         Fault::ReaderCut => lock(&world.network).cut(number, Line::Reader, end),
         Fault::BothCut => cut_off(&world, number, &Line::ALL, end).await,
+        Fault::RedisAway => {
+            let cuts = (0..REPLICAS).map(|number| cut_off(&world, number, &Line::ALL, end));
+            future::join_all(cuts).await;
+        }
         Fault::LostPackets => {
             for line in Line::ALL {
                 lock(&world.network).lose_packets(number, line, end);

@@ -41,8 +41,6 @@ use crate::{
 };
 
 const FIRST_SEED: u64 = 1;
-/// A soak begins beyond the seeds of the default run.
-const FIRST_SEED_OF_SOAK: u64 = 1_000_000;
 const SCHEDULES: u64 = 10_000;
 
 fn number(variable: &str) -> Option<u64> {
@@ -97,6 +95,8 @@ fn every_promise_holds_in_every_schedule() {
     }
     let until = number("SIMULATION_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let count = number("SIMULATION_SCHEDULES").unwrap_or(if until.is_some() { u64::MAX } else { SCHEDULES });
+    // A soak begins elsewhere each time, beyond the seeds of the default run.
+    let first_seed = if until.is_some() { rand::random_range(1_000_000..u64::from(u32::MAX)) } else { FIRST_SEED };
     let (done, coverage, failed) = (AtomicU64::new(0), Mutex::<Coverage>::default(), Mutex::new(BTreeMap::new()));
     thread::scope(|threads| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
@@ -107,7 +107,7 @@ fn every_promise_holds_in_every_schedule() {
                     if number >= count || is_time_over || lock(&failed).len() >= 5 {
                         return;
                     }
-                    let seed = if until.is_some() { FIRST_SEED_OF_SOAK } else { FIRST_SEED } + number;
+                    let seed = first_seed + number;
                     let Report { happened, violations, .. } = run(seed, Tracing::Off);
                     lock(&coverage).add(&happened);
                     if !violations.is_empty() {
@@ -124,6 +124,7 @@ fn every_promise_holds_in_every_schedule() {
     if let Some(seed) = failed.keys().next() {
         println!("{}", run(*seed, Tracing::On).trace.join("\n"));
     }
+    println!("seeds from {first_seed}");
     coverage.print();
     assert_eq!(failed.keys().collect::<Vec<_>>(), Vec::<&u64>::new(), "seeds that fail");
     if count >= SCHEDULES && until.is_none() {

@@ -391,11 +391,12 @@ async fn returns_before_another(world: Arc<World>, number: usize, end: UnixMilli
     faults::fail_ably_now(&world, end.after(2 * RETURNS_AFTER));
 }
 
-/// In the last seconds before `until`, sessions end. No other replica can guess their tokens, and some clients exchange their token
+/// Shortly before `until`, sessions end. No other replica can guess their tokens, and some clients exchange their token
 /// requests after the first revocation.
 pub(crate) async fn end_unknown_sessions(world: Arc<World>, until: UnixMillis) {
-    world.sleep_until(UnixMillis(until.0 - 8000)).await;
-    for _ in 0..4 {
+    world.sleep_until(UnixMillis(until.0 - 12_000)).await;
+    while world.now() < until {
+        world.pause(world.random(|random| random.within(100..1000))).await;
         let unknown = unknown_sessions(&world, Happening::SessionEnds);
         let run = world.random(|random| lock(&world.replicas).any(random));
         let (false, Some(run)) = (unknown.is_empty(), run) else { continue };
@@ -404,7 +405,6 @@ pub(crate) async fn end_unknown_sessions(world: Arc<World>, until: UnixMillis) {
         clients::ask_with_new(&world, run, tenant, session);
         world.pause(world.random(|random| random.within(100..1000))).await;
         tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, session, Happening::SessionEnds, told));
-        world.pause(world.random(|random| random.within(100..1000))).await;
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{ops::Range, time::Duration};
 
-use ably_clerk_auth::clock::UnixMillis;
+use ably_clerk_auth::{clock::UnixMillis, store::LONGEST_WAIT};
 
 use crate::{random::Random, replica::REPLICAS};
 
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// The reader of the log has more patience.
-const READ_TIMEOUT: Duration = Duration::from_millis(600);
+/// The reader of the log waits for an entry, and a second more.
+const READ_TIMEOUT: Duration = LONGEST_WAIT.saturating_add(Duration::from_secs(1));
 
 /// One of a replica's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

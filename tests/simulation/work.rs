@@ -47,6 +47,15 @@ pub(crate) async fn give(world: Arc<World>, until: UnixMillis) {
     }
 }
 
+/// Stores one more, due when Ably cannot be used. All other faults have ended, so it is not stored again.
+pub(crate) async fn give_late(world: Arc<World>) {
+    const NUMBER: usize = 1_000_000;
+    if let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) {
+        let due = replica.clock(world.now()).after(later(&world));
+        store(&world, &replica, NUMBER, due).await;
+    }
+}
+
 fn later(world: &World) -> Duration {
     Duration::from_millis(world.random(|random| random.pick(&[500, 2000, 8000])))
 }
