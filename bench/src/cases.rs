@@ -103,8 +103,12 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// A fresh service.
     fn start(&self, changes: &[(&str, &str)], toml: &str) -> Result<Running> {
+        self.start_beside(Companion::None, changes, toml)
+    }
+
+    fn start_beside(&self, companion: Companion, changes: &[(&str, &str)], toml: &str) -> Result<Running> {
         let program = programs::service(self.service, self.stand_ins, changes, toml);
-        self.measurement.start(&program, Companion::None)
+        self.measurement.start(&program, companion)
     }
 
     /// Normal users, who are many and come again.
