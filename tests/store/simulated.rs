@@ -73,6 +73,7 @@ impl Random {
     }
 
     fn live_token(&mut self, now: UnixMillis) -> LiveToken {
+        let user = self.id("user");
         let organization = Some(self.id("org")).filter(|_| self.percent(50));
         LiveToken {
             tenant: self.tenant(),
@@ -80,7 +81,7 @@ impl Random {
             format: self.pick(&[TokenFormat::Jwt, TokenFormat::TokenRequest]),
             // Redis itself lets keys expire, by its own clock.
             until: self.near(now, &[60_000, 60_001, 90_000, 3_600_000]),
-            ..live_token(&self.id("user"), &self.id("sess"), None, self.pick(&["alice", "bob"]), Duration::ZERO)
+            ..live_token(&user, &self.id("sess"), None, self.pick(&["alice", "bob", &user]), Duration::ZERO)
         }
     }
 
