@@ -731,6 +731,24 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
 }
 
 #[tokio::test]
+async fn each_start_of_each_process_has_late_tasks_of_its_own() {
+    let scene = Scene::start().await;
+    let tenants = tenants(tenant("{username}", scene.key.clone()));
+    let denial = Restriction {
+        session_user: None,
+        tenant: TenantName::default(),
+        subject: Subject::User("user_0".into()),
+        kind: RestrictionKind::Denied(DenialSource::Clerk),
+        at: scene.now,
+        until: scene.now.after(Duration::from_mins(5)),
+    };
+    let starts = [(1, 1), (1, 2), (2, 1)];
+    let tasks_of = |(process, start)| tasks_of_restriction(Arc::clone(&tenants), process)(&denial, start, scene.now);
+    let ids: BTreeSet<_> = starts.into_iter().flat_map(tasks_of).map(|task| task.id).collect();
+    assert_eq!(ids.len(), 2 * starts.len(), "{ids:?}");
+}
+
+#[tokio::test]
 async fn in_an_outage_own_tokens_are_revoked_once_for_each_task_and_those_of_others_when_it_has_ended() {
     let redis = Arc::new(MemoryRedis::new(UnixMillis::now()));
     let scene = Scene::sharing(Arc::clone(&redis)).await;
