@@ -48,7 +48,7 @@ impl Revocation {
         }?;
         let searching = Instant::now();
         let found = match (request.target.holder(None), request.action) {
-            // The users whom the target does not name: those with a client ID, or the one of a session that is denied.
+            // Finds the users with a client ID, or the user of a session. A session whose denial is lifted needs no user.
             (holder @ TokenHolder::ClientId(_), _) | (holder @ TokenHolder::Session(_), Action::Deny(_))
                 if tenant.is_revocable() =>
             {
