@@ -28,8 +28,8 @@ pub(super) struct Registrations {
     line: Arc<Line>,
     clock: Clock,
     calls: Arc<Semaphore>,
-    /// Each runtime has a queue, and a task that serves it until the store is dropped. Waking whoever waits from another one would cost a
-    /// system call.
+    /// Each runtime has a queue, and a task that serves it until the store is dropped. Waking whoever waits from another one
+    /// would cost a system call.
     queues: Mutex<HashMap<runtime::Id, mpsc::Sender<Registration>>>,
 }
 

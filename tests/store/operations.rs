@@ -247,6 +247,7 @@ with_both_stores! {
         let waits = |count, due| TaskBacklog { count, oldest_due: Some(due) };
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(MINUTE))).await;
         let StoreStats { restrictions, live_tokens, unrecorded_restrictions, outages, .. } = stats(&replica);
+        assert_eq!(replica.store.health(), Health::Ready);
         assert_eq!((restrictions, live_tokens, unrecorded_restrictions, outages), (2, 2, 0, 0));
 
         replica.pass(MINUTE);
