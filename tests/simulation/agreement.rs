@@ -1,4 +1,5 @@
-//! Checks that replicas and Redis agree on every restriction: no replica knows less than Redis, nor more.
+//! Checks that replicas and Redis agree on every restriction: no replica knows less than Redis, nor more. And that no replica
+//! knows more ended ones than its limit.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -76,6 +77,25 @@ fn sessions_of(row: &Restriction) -> Vec<Session> {
         claims: Claims::default(),
     };
     vec![session(row.at), session(row.at.after(Duration::from_millis(1)))]
+}
+
+/// Checks that a replica has forgotten what exceeds its limit of ended restrictions.
+pub(crate) fn check_limit(world: &World) {
+    let mut checker = lock(&world.checker);
+    let mut violations = Vec::new();
+    let replicas = lock(&world.replicas);
+    for replica in replicas.running() {
+        let Some(learned) = checker.last_learned(replica.run) else { continue };
+        let had_ended = |RowKey(tenant, subject, topic): &&RowKey| {
+            let known = replica.store.restrictions().latest(tenant, subject, *topic);
+            known.is_some_and(|known| known.until <= replica.clock(learned))
+        };
+        let (ended, most) = (checker.said_keys().filter(had_ended).count(), replicas.limits.ended_restrictions);
+        if ended > most {
+            violations.push(format!("5: replica {} knows {ended} ended restrictions, at most {most}", replica.number));
+        }
+    }
+    checker.violations.extend(violations);
 }
 
 /// The verdict that the rows of Redis give.

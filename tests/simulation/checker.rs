@@ -2,6 +2,8 @@
 //! and what Ably revoked. It reads nothing that a replica thinks.
 
 mod client_ids;
+mod decisions;
+mod revocations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +11,7 @@ use std::{
 };
 
 use ably_clerk_auth::{
-    ably::{ReauthMargin, Target, TokenFormat},
+    ably::Target,
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     revocation::operator::Action,
@@ -18,11 +20,10 @@ use ably_clerk_auth::{
 };
 
 use client_ids::Repeated;
+pub(crate) use decisions::{Decision, Request};
 
 use crate::{
     ably::Revoked,
-    clerk::SessionToken,
-    clients::NameSource,
     faults::FaultLog,
     node::{Data, Node, RowKey, rank, row_key},
     redis::{Redis, is_of_return},
@@ -84,26 +85,6 @@ pub(crate) enum Answer {
     None,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
-    Clear,
-    Denied,
-    Outdated,
-    /// The user has no username.
-    Nameless,
-    Unavailable,
-    Full,
-}
-
-/// A request for a token.
-pub(crate) struct Request {
-    pub(crate) tenant: TenantName,
-    pub(crate) token: SessionToken,
-    pub(crate) client_id: Option<String>,
-    pub(crate) source: NameSource,
-    pub(crate) asked_at: UnixMillis,
-}
-
 pub(crate) struct IssuedToken {
     live_token: LiveToken,
     /// When the session token was minted.
@@ -141,10 +122,6 @@ impl Work {
     }
 }
 
-fn is_work(revoked: &Revoked) -> bool {
-    matches!(&revoked.target, Target::ClientId(id) if work::is_client_id(id.as_str()))
-}
-
 impl IssuedToken {
     pub(crate) fn new(
         live_token: LiveToken,
@@ -161,16 +138,6 @@ impl IssuedToken {
     fn may_be_lost(&self) -> bool {
         self.registered_since.is_none_or(|since| self.lost_by_redis_at.is_some_and(|lost| since <= lost))
     }
-
-    fn is_revoked(&self, ably: &[Revoked]) -> bool {
-        let Some((dated, _)) = self.at_ably else { return true };
-        ably.iter().any(|revoked| {
-            revoked.tenant == self.live_token.tenant
-                && revoked.key == self.live_token.key
-                && dated < revoked.at
-                && is_target(&self.live_token, &revoked.target)
-        })
-    }
 }
 
 fn concerns(fact: &Restriction, live_token: &LiveToken) -> bool {
@@ -182,13 +149,6 @@ fn concerns(fact: &Restriction, live_token: &LiveToken) -> bool {
         Subject::Organization(id) => Some(id) == organization.as_ref(),
     };
     fact.tenant == *tenant && is_of(&fact.subject)
-}
-
-fn is_target(live_token: &LiveToken, target: &Target) -> bool {
-    match target {
-        Target::ClientId(client_id) => live_token.client_id == client_id.as_str(),
-        Target::RevocationKey(key) => live_token.format == TokenFormat::Jwt && live_token.session == key.as_str(),
-    }
 }
 
 /// A stored task, from when the service was told to keep it until it is done.
@@ -259,45 +219,6 @@ struct Said<'a> {
 impl Said<'_> {
     fn is_lift(&self) -> bool {
         matches!(self.fact.kind, RestrictionKind::Lifted(_))
-    }
-}
-
-/// What may decide at a replica: one of these facts, but not which.
-struct Candidates<'a> {
-    is_surely_any: bool,
-    facts: Vec<Said<'a>>,
-}
-
-impl Said<'_> {
-    fn is_surely_active(self, now: UnixMillis) -> bool {
-        self.statement.ends.is_some_and(|(first, _)| now.after(SLACK) < first)
-    }
-
-    fn is_possibly_active(self, now: UnixMillis) -> bool {
-        self.statement.ends.is_some_and(|(_, last)| now < last.after(SLACK))
-    }
-
-    /// Whether it refuses a session token while it is active.
-    fn refuses(self, request: &Request) -> bool {
-        let minted_before = request.token.session.issued_at <= self.fact.at;
-        match self.fact.kind {
-            RestrictionKind::Denied(_) | RestrictionKind::Deleted => true,
-            RestrictionKind::Lifted(_) => false,
-            RestrictionKind::NotBefore => minted_before,
-            RestrictionKind::ClientId(digest) => {
-                minted_before && request.client_id.as_ref().is_some_and(|id| digest != Some(ClientIdDigest::of(id)))
-            }
-        }
-    }
-}
-
-impl Candidates<'_> {
-    fn must_refuse(&self, request: &Request, now: UnixMillis) -> bool {
-        self.is_surely_any && self.facts.iter().all(|said| said.refuses(request) && said.is_surely_active(now))
-    }
-
-    fn may_refuse(&self, request: &Request, now: UnixMillis) -> bool {
-        self.facts.iter().any(|said| said.refuses(request) && said.is_possibly_active(now))
     }
 }
 
@@ -619,73 +540,6 @@ impl Checker {
         self.tokens[token].at_ably = Some((dated, ends));
     }
 
-    /// Checks what a replica decided.
-    pub(crate) fn decided(
-        &mut self,
-        request: &Request,
-        run: usize,
-        decision: Decision,
-        faults: &FaultLog,
-        end: UnixMillis,
-    ) {
-        let Request { tenant, token, asked_at, .. } = request;
-        let session = &token.session;
-        let organization = session.organization.as_ref().map(|organization| &organization.id);
-        let denials = denial_keys(tenant, &session.session_id, &session.user_id);
-        let marks = mark_keys(tenant, &session.user_id, organization);
-        let candidates = |keys: &[RowKey]| -> Vec<Candidates<'_>> {
-            keys.iter().map(|key| self.candidates(key, run, *asked_at, faults)).collect()
-        };
-        let violation = match decision {
-            Decision::Clear => {
-                let all = candidates(&[denials, marks].concat());
-                let former = request.source == NameSource::Users && self.uses_former_name(request, run, faults);
-                if all.iter().any(|candidates| candidates.must_refuse(request, end)) {
-                    Some("1: a token was issued despite a restriction")
-                } else {
-                    former.then_some("3: a former name is used")
-                }
-            }
-            Decision::Denied => {
-                let is_justified = candidates(&denials).iter().any(|known| known.may_refuse(request, *asked_at));
-                (!is_justified && !self.is_forgetful).then_some("3: somebody is denied whom nobody denies")
-            }
-            Decision::Outdated => {
-                let is_justified = candidates(&marks).iter().any(|known| known.may_refuse(request, *asked_at));
-                (!is_justified && !self.is_forgetful).then_some("3: a session token is refused as outdated that is not")
-            }
-            Decision::Nameless => {
-                let former = request.source == NameSource::Users && self.uses_former_name(request, run, faults);
-                former.then_some("3: a user who has a name again is refused for having none")
-            }
-            Decision::Unavailable => {
-                let is_calm = faults.is_calm(*asked_at) && faults.is_calm(end);
-                is_calm.then_some("5: a replica refuses without an outage")
-            }
-            Decision::Full => None,
-        };
-        if let Some(violation) = violation {
-            let (session, minted, name) = (&session.session_id, session.issued_at.0, &request.client_id);
-            self.violations.push(format!(
-                "{violation}: run {run}, {session} of {tenant}, token minted at {minted}, client ID {name:?}, at {}",
-                asked_at.0
-            ));
-        }
-    }
-
-    fn uses_former_name(&self, request: &Request, run: usize, faults: &FaultLog) -> bool {
-        let key = client_id_key(&request.tenant, &request.token.session.user_id);
-        let candidates = self.candidates(&key, run, request.asked_at, faults);
-        let used = request.client_id.as_deref().map(ClientIdDigest::of);
-        let is_former = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::ClientId(digest) if digest != used);
-        // A look-up may find a name, or none, that no replica was told yet.
-        let is_ahead = self
-            .facts_with(&key)
-            .filter(|said| said.statement.ends.is_none())
-            .any(|Said { fact, .. }| matches!(fact.kind, RestrictionKind::ClientId(digest) if digest == used));
-        candidates.is_surely_any && candidates.facts.iter().all(is_former) && !is_ahead
-    }
-
     fn said(&self, key: &RowKey) -> Vec<Said<'_>> {
         self.facts_with(key).filter(|said| said.statement.ends.is_some()).collect()
     }
@@ -695,26 +549,6 @@ impl Checker {
             let statement = &self.statements[*statement];
             Said { fact: &statement.facts[*fact], statement }
         })
-    }
-
-    /// Which facts may decide for a run at a time. It surely knows what it was told, and what was accepted long enough ago.
-    fn candidates(&self, key: &RowKey, run: usize, time: UnixMillis, faults: &FaultLog) -> Candidates<'_> {
-        let said = self.said(key);
-        // A run reads what was recorded before it started.
-        let is_read = |statement: &Statement| {
-            let is_before = statement.accepted.is_some_and(|accepted| accepted < self.started[&run]);
-            let is_kept = statement.first_told_at.is_some_and(|told| self.last_loss.is_none_or(|loss| loss < told));
-            statement.is_recorded && is_before && is_kept && self.splits == 0
-        };
-        let is_surely_known = |said: &&Said<'_>| {
-            let statement = said.statement;
-            let is_told = statement.told.get(&run).is_some_and(|told| *told <= time);
-            let is_heard = statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time));
-            is_told || (is_heard || is_read(statement)) && !statement.is_lost
-        };
-        let surely = said.iter().filter(is_surely_known).map(|said| rank_of(said.fact)).max();
-        let facts = said.into_iter().filter(|said| surely.is_none_or(|surely| rank_of(said.fact) >= surely)).collect();
-        Candidates { is_surely_any: surely.is_some(), facts }
     }
 
     /// Checks everything when all faults have ended and everything had its time.
@@ -760,273 +594,6 @@ impl Checker {
         self.violations.extend(violations);
     }
 
-    /// Whether an update gives the name of the update before, by Clerk's order. It ends nothing anew.
-    fn repeats_name(&self, fact: &Restriction) -> bool {
-        let said = self.said(&row_key(fact));
-        let before = said.iter().filter(|said| said.fact.at < fact.at).max_by_key(|said| said.fact.at);
-        matches!(fact.kind, RestrictionKind::ClientId(_)) && before.is_some_and(|said| said.fact.kind == fact.kind)
-    }
-
-    /// Checks that what the first revocation can reach does not wait for the second: tokens from before their statement, and
-    /// those that a replica issued long after it, during an outage.
-    pub(crate) fn check_first_revocations(&mut self, ably: &[Revoked], faults_until: UnixMillis, now: UnixMillis) {
-        const HEARD_WITHIN: Duration = Duration::from_secs(4);
-        if self.is_forgetful {
-            return;
-        }
-        let find = |token: &IssuedToken| {
-            let (dated, _) = token.at_ably?;
-            if dated >= faults_until {
-                return None;
-            }
-            let is_reached = |statement: &Statement| {
-                let is_before = statement.first_told_at.is_some_and(|told| dated < told && token.signed_at < told)
-                    && !statement.facts.iter().any(|fact| self.repeats_name(fact));
-                let is_long_after =
-                    statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
-                // An update may repeat a name, which ends nothing anew.
-                let is_update = statement.facts.len() > 1;
-                // Redis gets a token that it lost when the replica that has it returns, unless it crashes before.
-                let has_crashed = !statement.known_by.iter().all(|runs| runs.contains(&token.run));
-                let is_told_here = statement.told.contains_key(&token.run) && !has_crashed;
-                statement.accepted.is_some()
-                    && (statement.told_in_confusion_at.is_none() || is_told_here)
-                    && (is_before && (token.lost_by_redis_at.is_none() || is_told_here)
-                        || !is_update && is_long_after && token.registered_since.is_none() && dated <= token.signed_at)
-            };
-            self.find_unrevoked(token, ably, now, is_reached)
-        };
-        let violations: Vec<_> = self.tokens.iter().filter_map(find).collect();
-        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, at once")));
-    }
-
-    /// Checks that while everything works, what a statement ends is revoked when the service answers.
-    pub(crate) fn check_answers(&mut self, ably: &[Revoked], faults: &FaultLog) {
-        if self.is_forgetful {
-            return;
-        }
-        let mut violations = Vec::new();
-        for statement in self.statements.iter().filter(|statement| statement.facts.len() == 1) {
-            let (Some(told), Some(accepted)) = (statement.first_told_at, statement.accepted) else { continue };
-            let is_calm = faults.is_calm(told) && faults.is_calm(accepted) && statement.is_taken_at_once;
-            if !is_calm || statement.told_in_confusion_at.is_some() {
-                continue;
-            }
-            let revoked: Vec<_> = ably.iter().filter(|revoked| revoked.at <= accepted).cloned().collect();
-            let is_reached = |token: &&IssuedToken| {
-                let is_before = token.at_ably.is_some_and(|(dated, _)| dated < told) && token.signed_at < told;
-                is_before && concerns(&statement.facts[0], &token.live_token)
-            };
-            let find = |token| self.find_unrevoked(token, &revoked, accepted, |top| std::ptr::eq(top, statement));
-            violations.extend(self.tokens.iter().filter(is_reached).filter_map(find));
-        }
-        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, when it was answered")));
-    }
-
-    /// Checks that what was told while everything worked is revoked for good within the documented time.
-    pub(crate) fn check_second_revocations(&mut self, ably: &[Revoked], faults: &FaultLog, now: UnixMillis) {
-        const WITHIN: Duration = Duration::from_mins(3);
-        let mut violations = Vec::new();
-        for statement in self.statements.iter().filter(|_| !self.is_forgetful) {
-            let (Some(told), Some(accepted)) = (statement.first_told_at, statement.accepted) else { continue };
-            let end = accepted.after(WITHIN + SLACK);
-            if end < now && faults.is_calm(told) && !faults.is_disturbed(told, end) {
-                let revoked: Vec<_> = ably.iter().filter(|revoked| revoked.at <= end).cloned().collect();
-                let find = |token| self.find_unrevoked(token, &revoked, end, |top| std::ptr::eq(top, statement));
-                violations.extend(self.tokens.iter().filter_map(find));
-            }
-        }
-        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, within three minutes")));
-    }
-
-    /// Checks that a run that has had no Redis since `since` has revoked its own tokens twice despite what it was told.
-    pub(crate) fn check_own_revocations(&mut self, ably: &[Revoked], run: usize, since: UnixMillis, now: UnixMillis) {
-        const DONE_WITHIN: Duration = Duration::from_secs(15);
-        if self.is_forgetful {
-            return;
-        }
-        let find = |token: &IssuedToken| {
-            let (dated, _) = token.at_ably?;
-            let is_told = |statement: &Statement| {
-                let told = statement.told.get(&run).filter(|told| since <= **told);
-                let is_update = statement.facts.len() > 1;
-                !is_update
-                    && told.is_some_and(|told| {
-                        dated < told.after(REVOKES_AGAIN_AFTER) && told.after(REVOKES_AGAIN_AFTER + DONE_WITHIN) < now
-                    })
-            };
-            self.find_unrevoked(token, ably, now, is_told)
-        };
-        let violations: Vec<_> = self.tokens.iter().filter(|token| token.run == run).filter_map(find).collect();
-        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, by its own replica")));
-    }
-
-    /// Why a token should have been revoked and was not.
-    fn find_unrevoked(
-        &self,
-        token: &IssuedToken,
-        ably: &[Revoked],
-        now: UnixMillis,
-        is_reached_by: impl Fn(&Statement) -> bool,
-    ) -> Option<String> {
-        let (dated, ends) = token.at_ably?;
-        if ends < now || token.is_revoked(ably) {
-            return None;
-        }
-        let LiveToken { tenant, user, session, organization, client_id, .. } = &token.live_token;
-        let mut keys = denial_keys(tenant, session, user);
-        keys.extend(mark_keys(tenant, user, organization.as_ref()));
-        for key in keys {
-            let said = self.said(&key);
-            let Some(top) = said.iter().max_by_key(|said| rank_of(said.fact)) else { continue };
-            let are_tasks_lost =
-                |statement: &Statement| [None, Some(token.run)].iter().any(|of| statement.lost_tasks.contains(of));
-            let is_uncertain = !is_reached_by(top.statement)
-                || said.iter().any(|said| said.statement.is_lost || are_tasks_lost(said.statement))
-                || token.is_lost && !self.ends_unknown(top, token);
-            if is_uncertain || !top.statement.is_about(client_id) {
-                continue;
-            }
-            let is_signed_before = |end: UnixMillis| token.signed_at.after(SLACK) < end;
-            let end = top.statement.ends.map_or(UnixMillis(0), |(first, _)| first);
-            let is_against = match top.fact.kind {
-                RestrictionKind::Lifted(_) => false,
-                RestrictionKind::Denied(DenialSource::Operator) if top.statement.lasts <= REVOKES_AGAIN_AFTER => {
-                    dated.after(Duration::from_millis(2100)) < top.statement.said_at
-                }
-                RestrictionKind::Denied(_) | RestrictionKind::Deleted => is_signed_before(end),
-                RestrictionKind::NotBefore => token.minted <= top.fact.at && is_signed_before(end),
-                RestrictionKind::ClientId(digest) => {
-                    let others = said.iter().filter(|said| said.fact.kind != top.fact.kind);
-                    let last_other = others.map(|said| rank_of(said.fact)).max();
-                    // Since the last change of the name, maybe by several statements.
-                    let first = said
-                        .iter()
-                        .filter(|said| said.fact.kind == top.fact.kind && Some(rank_of(said.fact)) > last_other)
-                        .map(|said| said.statement.ends.map_or(UnixMillis(0), |(first, _)| first));
-                    digest != Some(ClientIdDigest::of(client_id)) && is_signed_before(first.min().unwrap_or(end))
-                }
-            };
-            if is_against {
-                let by = self.statements.iter().position(|statement| std::ptr::eq(statement, top.statement));
-                return Some(format!(
-                    "2: not revoked: {:?} of run {}, signed at {}, dated {}, despite statement {by:?} {:?}",
-                    token.live_token, token.run, token.signed_at.0, dated.0, top.fact
-                ));
-            }
-        }
-        None
-    }
-
-    /// Whether a statement ends even an unknown token: a request by client ID, the end of a session if it is a JWT, a ban if the
-    /// user has always had this name, and tokens of one key only.
-    fn ends_unknown(&self, said: &Said<'_>, token: &IssuedToken) -> bool {
-        let Said { fact: Restriction { tenant, subject, kind, .. }, statement } = said;
-        let ends = match subject {
-            Subject::Session(_) => token.live_token.format == TokenFormat::Jwt,
-            Subject::User(user) if *kind == RestrictionKind::Denied(DenialSource::Clerk) => {
-                let mut of_user = self.registered.iter().filter(|known| known.tenant == *tenant && known.user == *user);
-                self.names_of(tenant, user).len() == 1 && of_user.all(|known| known.key == token.live_token.key)
-            }
-            _ => false,
-        };
-        (ends || statement.client_id.is_some())
-            && statement.is_taken_at_once
-            && statement.told_in_confusion_at.is_none()
-            && statement.first_told_at.is_some_and(|told| {
-                token.signed_at < told
-                    && token.at_ably.is_some_and(|(dated, _)| dated < told)
-                    && self.last_loss.is_none_or(|loss| loss < told)
-            })
-    }
-
-    /// Why Ably should not have revoked a target.
-    fn find_unjustified(&self, revoked: &Revoked, faults: &FaultLog) -> Option<String> {
-        // A replica that learns late of a denial ends all tokens of its user.
-        let is_its = |statement: &Statement| {
-            matches!(&revoked.target, Target::ClientId(id) if statement.is_about(id.as_str()))
-                || statement.client_id.is_none()
-        };
-        let is_justified = self.statements.iter().any(|statement| {
-            statement.tenant == revoked.tenant
-                && statement.said_at <= revoked.at
-                && (is_its(statement) || faults.is_disturbed_or_recovering(statement.said_at, revoked.at))
-                && statement.facts.iter().any(|fact| {
-                    let may_be_undone = statement.client_id.is_none() || !statement.told.is_empty();
-                    self.ends(fact, revoked) && !(may_be_undone && self.is_undone(fact, revoked, faults))
-                })
-        });
-        (!is_justified && !is_work(revoked)).then(|| format!("3: revoked without a reason: {revoked:?}"))
-    }
-
-    /// Whether a fact ends tokens of a target, with this margin.
-    fn ends(&self, fact: &Restriction, Revoked { tenant, key, target, margin, .. }: &Revoked) -> bool {
-        let is_session = matches!(target, Target::RevocationKey(_));
-        // JWTs of some sessions are revoked by the session.
-        let has_token = |is_of: &dyn Fn(&LiveToken) -> bool| {
-            let is_alone = |token: &LiveToken| token.key == *key && is_session == (token.format == TokenFormat::Jwt);
-            let mut tokens = self.registered.iter().filter(|live_token| live_token.tenant == *tenant);
-            tokens.any(|live_token| is_target(live_token, target) && is_alone(live_token) && is_of(live_token))
-        };
-        let is_name_of = |user: &String| {
-            let Target::ClientId(client_id) = target else { return false };
-            self.names.contains(&(tenant.clone(), user.clone(), Some(client_id.as_str().to_owned())))
-        };
-        let (ends, at_once) = match (&fact.subject, fact.kind) {
-            (_, RestrictionKind::Lifted(_)) => (false, false),
-            (Subject::User(user), RestrictionKind::ClientId(digest)) => {
-                let is_other =
-                    matches!(target, Target::ClientId(id) if digest != Some(ClientIdDigest::of(id.as_str())));
-                (is_other && is_name_of(user), false)
-            }
-            (Subject::User(user), _) => (is_name_of(user), true),
-            (Subject::Session(session), _) => {
-                let is_it = matches!(target, Target::RevocationKey(key) if key.as_str() == session);
-                (is_it || has_token(&|token| token.session == *session), is_session)
-            }
-            (Subject::Member { user, organization }, _) => {
-                let is_of_member =
-                    |token: &LiveToken| token.user == *user && token.organization.as_ref() == Some(organization);
-                (has_token(&is_of_member), false)
-            }
-            (Subject::Organization(organization), _) => {
-                (has_token(&|token| token.organization.as_ref() == Some(organization)), false)
-            }
-        };
-        ends && at_once == (*margin == ReauthMargin::None)
-    }
-
-    /// Whether every replica knew for a while that a newer statement undoes this fact for the target.
-    fn is_undone(&self, fact: &Restriction, revoked: &Revoked, faults: &FaultLog) -> bool {
-        // How long a call may wait in a queue, and take.
-        const CALL: i64 = 15_000;
-        let time = UnixMillis(revoked.at.0 - CALL);
-        self.said(&row_key(fact)).iter().any(|newer| {
-            let undoes = match (newer.fact.kind, &revoked.target) {
-                (RestrictionKind::Lifted(_), _) => true,
-                (RestrictionKind::ClientId(digest), Target::ClientId(client_id)) => {
-                    digest == Some(ClientIdDigest::of(client_id.as_str()))
-                }
-                _ => false,
-            };
-            undoes
-                && rank_of(newer.fact) > rank_of(fact)
-                && !newer.statement.is_lost
-                && newer.statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time))
-                && !self.is_denied_again(newer.fact, time, revoked.at)
-        })
-    }
-
-    /// Whether a denial that followed a lift held between two times. Then tasks of a denial before the lift are performed too.
-    fn is_denied_again(&self, lift: &Restriction, from: UnixMillis, until: UnixMillis) -> bool {
-        let holds = |said: &Said<'_>| {
-            let has_ended = said.statement.ends.is_some_and(|(_, last)| last <= from);
-            said.statement.said_at <= until && !said.is_lift() && !has_ended
-        };
-        matches!(lift.kind, RestrictionKind::Lifted(_))
-            && self.said(&row_key(lift)).iter().any(|said| holds(said) && rank_of(said.fact) > rank_of(lift))
-    }
-
     pub(crate) fn is_forgetful(&self) -> bool {
         self.is_forgetful
     }
@@ -1039,5 +606,18 @@ impl Checker {
 
     pub(crate) fn statement_count(&self) -> usize {
         self.statements.len()
+    }
+
+    /// The keys of all that was said.
+    pub(crate) fn said_keys(&self) -> impl Iterator<Item = &RowKey> {
+        self.facts.keys()
+    }
+
+    /// A time after which a run has applied a restriction.
+    pub(crate) fn last_learned(&self, run: usize) -> Option<UnixMillis> {
+        /// A telling takes less.
+        const TELLING: Duration = Duration::from_secs(30);
+        let told = self.statements.iter().filter_map(|statement| statement.told.get(&run)).max();
+        told.map(|told| UnixMillis(told.0 - clock::millis(TELLING)))
     }
 }

@@ -10,7 +10,7 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
         Claim, DenialSource, LiveToken, LogPage, LogPosition, RecordOutcome, Restriction, RestrictionKind, SharedState,
-        StoredTask, Subject, TaskBacklog, TokenHolder,
+        StoredTask, Subject, TaskBacklog, TokenHolder, Topic,
     },
     tenant::TenantName,
 };
@@ -18,16 +18,14 @@ use tokio::sync::Notify;
 
 /// What two restrictions must share for one to replace the other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RowKey(TenantName, Subject, u8);
+pub(crate) struct RowKey(pub(crate) TenantName, pub(crate) Subject, pub(crate) Topic);
 
 pub(crate) fn row_key(restriction: &Restriction) -> RowKey {
     let topic = match restriction.kind {
-        RestrictionKind::Lifted(DenialSource::Clerk)
-        | RestrictionKind::Denied(DenialSource::Clerk)
-        | RestrictionKind::Deleted => 0,
-        RestrictionKind::Lifted(DenialSource::Operator) | RestrictionKind::Denied(DenialSource::Operator) => 1,
-        RestrictionKind::NotBefore => 2,
-        RestrictionKind::ClientId(_) => 3,
+        RestrictionKind::Lifted(source) | RestrictionKind::Denied(source) => Topic::Denial(source),
+        RestrictionKind::Deleted => Topic::Denial(DenialSource::Clerk),
+        RestrictionKind::NotBefore => Topic::Rights,
+        RestrictionKind::ClientId(_) => Topic::ClientId,
     };
     RowKey(restriction.tenant.clone(), restriction.subject.clone(), topic)
 }

@@ -118,6 +118,7 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     world.pause(2000).await;
     clients::probe(&world);
     agreement::check(&world);
+    agreement::check_limit(&world);
     check(&world);
     let happened = lock(&world.faults).happened.clone();
     let violations = lock(&world.checker).violations.clone();
