@@ -48,7 +48,9 @@ pub(crate) enum Fault {
     AblyRateLimited,
     AblyRevokesSome,
     ClockSkew,
+    /// Also of a line that was cut.
     LateWebhook,
+    /// Also because the line was cut before the answer.
     RepeatedWebhook,
 }
 
@@ -393,7 +395,7 @@ async fn fail_over_and_leave_master(world: &World, now: UnixMillis, lasts: u64, 
 }
 
 fn lag(world: &World) -> Duration {
-    Duration::from_millis(world.random(|random| random.pick(&[0, 10, 500, 5000])))
+    Duration::from_millis(world.random(|random| random.pick(&[0, 10, 500, 5000, 55_000])))
 }
 
 /// Whether the replica was running.
