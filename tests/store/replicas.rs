@@ -17,6 +17,7 @@ use ably_clerk_auth::{
     tenant::TenantName,
 };
 use futures_util::future;
+use serde_json::{Value, json};
 
 use crate::{
     fixtures::{
@@ -208,20 +209,34 @@ async fn expired_data_leaves_redis() {
 }
 
 #[tokio::test]
-async fn foreign_data_is_ignored() {
+async fn foreign_data_is_ignored_and_what_can_be_read_beside_it_counts() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
-    let mut connection = server.connection();
-    let () = server.run("HSET aca:{v4}:restrictions x rubbish");
-    for value in ["rubbish", "", "ünïcode that ends amid a ränk"] {
+    one.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
+    let row = |user: &str, kind: Value| {
+        let (subject, until) = (json!({ "user": user }), NOW.after(MINUTE));
+        let later =
+            json!({ "tenant": "default", "subject": subject, "kind": kind, "at": NOW, "until": until, "later": 1 });
+        format!("{:032}{later}", 0)
+    };
+    let [readable, unreadable] =
+        [row("user_2", json!({ "denied": "clerk" })), row("user_3", json!({ "denied": "later" }))];
+    let mut foreign = redis::pipe();
+    for value in [&*readable, &unreadable, "rubbish", "", "ünïcode that ends amid a ränk"] {
+        foreign.cmd("HSET").arg("aca:{v4}:restrictions").arg(value).arg(value);
         for kind in ["restriction", "user", "done", "rubbish"] {
-            let entry = ["aca:{v4}:log", "*", kind, value];
-            let _: String = redis::cmd("XADD").arg(&entry).query(&mut connection).unwrap();
+            foreign.cmd("XADD").arg(&["aca:{v4}:log", "*", kind, value]);
         }
     }
+    let () = foreign.query(&mut server.connection()).unwrap();
     let other = Replica::of(&server).await;
-    one.record(restriction(of_user("user_1"), DENIED, NOW)).await;
-    eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
+    one.record(restriction(of_user("user_4"), DENIED, ago(1))).await;
+    let verdicts =
+        |of: &Replica| ["user_1", "user_2", "user_3", "user_4"].map(|user| of.verdict(&session("sess_1", user, None)));
+    for replica in [&one, &other] {
+        let expected = [Verdict::Denied, Verdict::Denied, Verdict::Clear, Verdict::Denied];
+        eventually("the replicas go on", || verdicts(replica) == expected).await;
+    }
 }
 
 #[tokio::test]
