@@ -130,9 +130,7 @@ async fn check_judges_clerks_clock_as_the_service_measures_it() {
         (60_000, "s behind, which is too much: set our clock", 1),
     ] {
         let vendors = vendors(ahead_ms).await;
-        let mut settings = vendors.settings();
-        settings.push(("CLERK_PROXY_URL".into(), vendors.clerk.proxy_url()));
-        let output = run(&settings, &["check"]);
+        let output = run(&vendors.settings_for_check(&[]), &["check"]);
         let report = String::from_utf8_lossy(&output.stdout);
         assert!(report.contains(words), "{report}");
         assert_eq!(output.status.code(), Some(code), "{report}");

@@ -7,12 +7,8 @@ use sandbox::clerk::Outage;
 use crate::{
     proxy::{Condition, Proxy},
     redis_server::RedisServer,
-    service::{Vendors, command, run},
+    service::{Vendors, checked, command, run, text},
 };
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 /// A report with what differs from run to run replaced.
 fn stable(vendors: &Vendors, report: &str) -> String {
@@ -30,18 +26,10 @@ fn stable(vendors: &Vendors, report: &str) -> String {
     stable
 }
 
-/// Settings with a Frontend API that can be reached.
-fn settings(vendors: &Vendors, changes: &[(&str, &str)]) -> Vec<(String, String)> {
-    let mut settings = vendors.settings();
-    settings.push(("CLERK_PROXY_URL".into(), vendors.clerk.proxy_url()));
-    settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    settings
-}
-
 #[tokio::test]
 async fn check_shows_the_settings_and_that_they_work() {
     let vendors = Vendors::start().await;
-    let output = run(&settings(&vendors, &[]), &["check"]);
+    let output = run(&vendors.settings_for_check(&[]), &["check"]);
     insta::assert_snapshot!(stable(&vendors, &text(&output)), @r"
           listens on          127.0.0.1:0
           admin listener      off
@@ -75,7 +63,7 @@ async fn check_warns_of_what_may_surprise() {
         user.username = None;
         vendors.clerk.set_user(user);
     }
-    let output = run(&settings(&vendors, &[("CLERK_AUTHORIZED_PARTIES", "")]), &["check"]);
+    let output = run(&vendors.settings_for_check(&[("CLERK_AUTHORIZED_PARTIES", "")]), &["check"]);
     let report = text(&output);
     for warning in [
         "warn  no authorized parties",
@@ -87,7 +75,8 @@ async fn check_warns_of_what_may_surprise() {
     }
     assert_eq!(output.status.code(), Some(0));
 
-    let networkless = settings(&vendors, &[("CLERK_SECRET_KEY", ""), ("CLERK_JWT_KEY", vendors.clerk.jwt_key())]);
+    let networkless =
+        vendors.settings_for_check(&[("CLERK_SECRET_KEY", ""), ("CLERK_JWT_KEY", vendors.clerk.jwt_key())]);
     let report = text(&run(&networkless, &["check"]));
     assert!(report.contains("warn  no secret key") && report.contains("ok    Clerk's clock"), "{report}");
 }
@@ -95,14 +84,14 @@ async fn check_warns_of_what_may_surprise() {
 #[tokio::test]
 async fn check_fails_when_a_key_or_a_party_does() {
     let vendors = Vendors::start().await;
-    let output = run(&settings(&vendors, &[("CLERK_SECRET_KEY", "sk_test_wrong")]), &["check"]);
+    let output = run(&vendors.settings_for_check(&[("CLERK_SECRET_KEY", "sk_test_wrong")]), &["check"]);
     assert_eq!(output.status.code(), Some(1));
     let report = text(&output);
     assert!(report.contains("FAIL  secret key") && report.contains("FAIL  signing keys"), "{report}");
     assert!(report.contains("The service would not work"), "{report}");
 
     vendors.clerk.set_outage(Some(Outage::Drop));
-    let output = run(&settings(&vendors, &[]), &["check"]);
+    let output = run(&vendors.settings_for_check(&[]), &["check"]);
     assert!(text(&output).contains("no answer"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
 }
@@ -114,7 +103,7 @@ async fn check_fails_when_the_keys_are_of_two_instances() {
     let secret_key = [("CLERK_SECRET_KEY", others.clerk.secret_key()), ("CLERK_API_URL", &api_url)];
     let pem = [("CLERK_JWT_KEY", jwt_key)];
     for changes in [&secret_key[..], &pem[..]] {
-        let output = run(&settings(&vendors, changes), &["check"]);
+        let output = run(&vendors.settings_for_check(changes), &["check"]);
         assert!(text(&output).contains("use the keys of one Clerk instance"), "{}", text(&output));
         assert_eq!(output.status.code(), Some(1));
     }
@@ -125,19 +114,9 @@ async fn check_fails_when_the_clock_is_too_far_off_for_ably() {
     let vendors = Vendors::start().await;
     let options = sandbox::ably::Options { clock_offset_ms: 300_000, ..sandbox::ably::Options::default() };
     let ably = sandbox::ably::Ably::start(options).await.unwrap();
-    let output = run(&settings(&vendors, &[("ABLY_REST_URL", &ably.url())]), &["check"]);
+    let output = run(&vendors.settings_for_check(&[("ABLY_REST_URL", &ably.url())]), &["check"]);
     assert!(text(&output).contains("s behind, which is too much: set our clock"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
-}
-
-/// A check with a Redis that answers. It is repeated if Redis did not answer in time, as on a busy machine.
-fn checked(settings: &[(String, String)]) -> Output {
-    loop {
-        let output = run(settings, &["check"]);
-        if !text(&output).contains("it did not answer in time") {
-            return output;
-        }
-    }
 }
 
 #[tokio::test]
@@ -151,7 +130,7 @@ async fn check_uses_redis_as_the_service_would() {
         assert!(!report.contains("PASSWORD"), "{report}");
         (report, output.status.code())
     };
-    let check = |url: &str| read(checked(&settings(&vendors, &[("REDIS_URL", url)])));
+    let check = |url: &str| read(checked(&vendors.settings_for_check(&[("REDIS_URL", url)])));
     let printed = address("");
 
     let (report, code) = check(&redis.url());
@@ -184,7 +163,7 @@ async fn check_uses_redis_as_the_service_would() {
         (redis.url().replace("redis:", "rediss:"), "it "),
     ] {
         let check = if url.starts_with("rediss:") { |settings: &[_]| run(settings, &["check"]) } else { checked };
-        let (report, code) = read(check(&settings(&vendors, &[("REDIS_URL", &url)])));
+        let (report, code) = read(check(&vendors.settings_for_check(&[("REDIS_URL", &url)])));
         let printed = printed.replace("redis:", url.split_once("//").unwrap().0);
         assert!(report.contains(&format!("FAIL  Redis               {printed}: {reason}")), "{report}");
         assert!(report.ends_with("The service would not work as it is.\n"), "{report}");
@@ -206,7 +185,7 @@ async fn check_warns_of_a_redis_that_is_far_away() {
     let (vendors, redis) = (Vendors::start().await, RedisServer::start());
     let line = Proxy::to(redis.port()).await;
     line.becomes(Condition::Slow(Duration::from_millis(30)));
-    let report = text(&check_over_a_line(settings(&vendors, &[("REDIS_URL", &line.url())])).await);
+    let report = text(&check_over_a_line(vendors.settings_for_check(&[("REDIS_URL", &line.url())])).await);
     assert!(report.contains("warn  a command to Redis takes ") && report.contains("100 ms is an outage"), "{report}");
 }
 
@@ -214,7 +193,7 @@ async fn check_warns_of_a_redis_that_is_far_away() {
 async fn check_fails_when_redis_takes_no_writes() {
     let vendors = Vendors::start().await;
     let redis = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
-    let output = checked(&settings(&vendors, &[("REDIS_URL", &redis.url())]));
+    let output = checked(&vendors.settings_for_check(&[("REDIS_URL", &redis.url())]));
     let report = text(&output);
     let line = format!("FAIL  Redis               redis://127.0.0.1:{}: it answered NOREPLICAS", redis.port());
     assert!(report.contains(&line), "{report}");
@@ -229,7 +208,7 @@ async fn check_fails_in_time_when_redis_is_not_there() {
     silent.becomes(Condition::Silent);
     let silent = silent.url();
     let gone = redis.url();
-    let check = |url: &str| check_over_a_line(settings(&vendors, &[("REDIS_URL", url)]));
+    let check = |url: &str| check_over_a_line(vendors.settings_for_check(&[("REDIS_URL", url)]));
     let [silent_printed, gone_printed] = [&silent, &gone].map(|url| url.replace("aca:PASSWORD@", ""));
     let output = check(&silent).await;
     assert!(
@@ -269,7 +248,7 @@ async fn check_shows_how_access_ends_and_warns_of_what_belongs_to_all_tenants() 
         ("ABLY_REVOCABLE_TOKENS", "true"),
         ("REDIS_URL", "redis://nobody:hunter2@redis.invalid"),
     ];
-    let report = text(&run(&settings(&vendors, &changes), &["check"]));
+    let report = text(&run(&vendors.settings_for_check(&changes), &["check"]));
     for line in [
         "      revocable tokens    on\n",
         "      webhooks            on: 2 signing secrets\n",
@@ -279,7 +258,7 @@ async fn check_shows_how_access_ends_and_warns_of_what_belongs_to_all_tenants() 
         assert!(report.contains(line), "{line} is not in {report}");
     }
     assert!(!report.contains("hunter2") && !report.contains("whsec_"), "{report}");
-    let one = text(&run(&settings(&vendors, &[("CLERK_WEBHOOK_SIGNING_SECRET", &secrets[..38])]), &["check"]));
+    let one = text(&run(&vendors.settings_for_check(&[("CLERK_WEBHOOK_SIGNING_SECRET", &secrets[..38])]), &["check"]));
     assert!(one.contains("webhooks            on: 1 signing secret\n"), "{one}");
     assert!(one.contains("warn  webhooks without revocable tokens"), "{one}");
 }
@@ -356,7 +335,7 @@ fn broken_sources_are_reported_with_all_other_problems() {
 async fn a_file_and_dot_env_in_the_working_directory_are_read() {
     let vendors = Vendors::start().await;
     let (mut command, directory) = command(&[]);
-    let settings = settings(&vendors, &[]);
+    let settings = vendors.settings_for_check(&[]);
     let dot_env: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     fs::write(directory.path().join(".env"), dot_env.join("\n")).unwrap();
     fs::write(directory.path().join("ably-clerk-auth.toml"), "[token]\nttl = \"90s\"\n").unwrap();

@@ -10,7 +10,7 @@ use std::{
 use sandbox::clerk::Outage;
 use serde_json::{Value, json};
 
-use crate::service::{Vendors, command};
+use crate::service::{Vendors, command, text};
 
 const POLICY: &str = r#"
 [token]
@@ -45,10 +45,6 @@ fn run(settings: &[(String, String)], policy: &str, input: &str, arguments: &[&s
     // What does not read its input may have ended.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn explain(vendors: &Vendors, input: &str, arguments: &[&str]) -> Output {

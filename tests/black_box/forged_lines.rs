@@ -148,6 +148,8 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             written.append("restriction", message);
             written.run(&["HSET", "aca:{v4}:restrictions", message, message]);
         }
+        written.run(&["HSET", "aca:{v4}:tasks", "unreadable", FORGED]);
+        written.run(&["ZADD", "aca:{v4}:claimable", "1", "unreadable"]);
         written.append("done", &json!([FORGED, 1]).to_string());
         for kind in ["done", FORGED] {
             written.append(kind, FORGED);
@@ -172,6 +174,8 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             }
         };
         tokio::time::timeout(Duration::from_mins(1), last_is_revoked).await.unwrap();
+        // One that starts now is ready too.
+        let _: Service = self::service(&vendors, &redis, format).await;
         assert_targets_are_valid(&vendors);
         let revoked: Vec<_> = vendors.ably.revocation_calls().into_iter().flat_map(|call| call.targets).collect();
         assert!(revoked.contains(&"clientId:carol".to_owned()), "{revoked:?}");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     redis_server::RedisServer,
-    service::{Service, Vendors, json, refusal, request_id, run},
+    service::{Service, Vendors, json, refusal, request_id, run, text},
     tenants::Tenants,
     webhooks::vendors,
 };
@@ -53,10 +53,6 @@ fn revoke_at_last(service: &Service, arguments: &[&str]) -> Output {
             return output;
         }
     }
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A report with what differs from run to run replaced.

@@ -10,12 +10,8 @@ use std::{
 
 use crate::{
     redis_server::{Certificate, RedisServer},
-    service::{Vendors, command, run},
+    service::{Vendors, command, run, text},
 };
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 /// Runs a command in a directory with this `.env`, without any variable.
 fn run_with_dot_env(dot_env: &str, arguments: &[&str]) -> Output {
@@ -131,12 +127,7 @@ async fn check_trusts_redis_by_its_own_authority_and_says_what_is_missing_withou
     let certificate = Certificate::new();
     let redis = RedisServer::start_with_tls(&certificate);
     let authority = certificate.path().to_str().unwrap().to_owned();
-    let check = |changes: &[(&str, &str)]| {
-        let mut settings = vendors.settings();
-        settings.push(("CLERK_PROXY_URL".to_owned(), vendors.clerk.proxy_url()));
-        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        text(&run(&settings, &["check"]))
-    };
+    let check = |changes: &[_]| text(&run(&vendors.settings_for_check(changes), &["check"]));
     let url = redis.tls_url();
     let report = check(&[("REDIS_URL", &url)]);
     assert!(report.contains("UnknownIssuer; set REDIS_CA_FILE to the certificate of the CA"), "{report}");

@@ -15,14 +15,14 @@ use crate::{
 
 const SLOTS: usize = 16_384;
 
-struct Cluster {
+pub(crate) struct Cluster {
     /// The masters, then their replicas in the same order.
-    nodes: Vec<RedisServer>,
+    pub(crate) nodes: Vec<RedisServer>,
     tls_ports: Vec<u16>,
 }
 
 impl Cluster {
-    async fn start(masters: usize, replicas: usize) -> Self {
+    pub(crate) async fn start(masters: usize, replicas: usize) -> Self {
         Self::start_nodes(masters, replicas, None).await
     }
 
@@ -97,7 +97,7 @@ impl Cluster {
         })
     }
 
-    fn owner(&self) -> usize {
+    pub(crate) fn owner(&self) -> usize {
         self.owner_other_than(None).unwrap()
     }
 
@@ -107,11 +107,11 @@ impl Cluster {
         self.owner_other_than(Some(out)).unwrap()
     }
 
-    fn address(&self) -> RedisAddress {
+    pub(crate) fn address(&self) -> RedisAddress {
         RedisAddress::parse(&urls("redis", self.nodes.iter().map(RedisServer::port))).unwrap()
     }
 
-    fn name(&self, node: usize) -> String {
+    pub(crate) fn name(&self, node: usize) -> String {
         format!("127.0.0.1:{}", self.nodes[node].port())
     }
 }

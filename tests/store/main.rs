@@ -12,9 +12,13 @@ mod proxy;
 mod random;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
+#[expect(dead_code, reason = "the black-box tests use all of it")]
+#[path = "../support/service.rs"]
+mod service;
 
 mod acl;
 mod any_order;
+mod binary;
 mod cluster;
 mod connector;
 mod fixtures;

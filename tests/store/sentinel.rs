@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The sentinels' users: the administrator, as whom they know each other, and the service's.
-const USERS: &str = "\
+pub(crate) const USERS: &str = "\
 user default off
 user admin on >admin ~* &* +@all
 user watcher on >WATCHER resetchannels +sentinel|get-master-addr-by-name +sentinel|master
@@ -90,8 +90,8 @@ impl Drop for Sentinel {
 }
 
 /// A master, its replica, and three sentinels.
-struct Watched {
-    master: RedisServer,
+pub(crate) struct Watched {
+    pub(crate) master: RedisServer,
     _replica: RedisServer,
     /// The ports under which the sentinels know them.
     ports: [u16; 2],
@@ -99,7 +99,7 @@ struct Watched {
 }
 
 impl Watched {
-    async fn start(users: &'static str, certificate: Option<&Certificate>) -> Self {
+    pub(crate) async fn start(users: &'static str, certificate: Option<&Certificate>) -> Self {
         let tls_ports = [free_port(), free_port()];
         let start = |tls_port: u16, more: &str| {
             let arguments = format!(
@@ -130,11 +130,11 @@ impl Watched {
         watched
     }
 
-    fn urls(&self, scheme: &str) -> String {
+    pub(crate) fn urls(&self, scheme: &str) -> String {
         urls(scheme, self.sentinels.iter().map(|sentinel| sentinel.service_port))
     }
 
-    fn address(&self) -> RedisAddress {
+    pub(crate) fn address(&self) -> RedisAddress {
         let sentinels = RedisSentinels::new("main".to_owned()).with_login(Some("watcher"), &"WATCHER".into());
         RedisAddress::parse_sentinels(&self.urls("redis"), sentinels).unwrap()
     }

@@ -1,6 +1,6 @@
 //! A line to Redis for one replica alone, which can be cut, be slow, or go silent as a network does that loses everything.
 
-use std::time::Duration;
+use std::{future, time::Duration};
 
 use ably_clerk_auth::redis::RedisAddress;
 use tokio::{
@@ -18,6 +18,10 @@ pub(crate) enum Condition {
     Cut,
     /// Connections stay, and nothing comes through.
     Silent,
+    /// Commands reach Redis, and no answer comes back.
+    Mute,
+    /// Nothing comes through connections from before any more, ever. New ones are whole.
+    Replaced,
     /// Each answer comes so late. Such connections end with this condition.
     Slow(Duration),
 }
@@ -56,12 +60,18 @@ impl Proxy {
 
 async fn carry(mut near: TcpStream, redis: u16, mut condition: watch::Receiver<Condition>) {
     let mut far = TcpStream::connect(("127.0.0.1", redis)).await.unwrap();
+    let first = *condition.borrow();
     loop {
         let now = *condition.borrow_and_update();
         match now {
             Condition::Cut => return,
             Condition::Silent => condition.changed().await.unwrap(),
-            Condition::Whole => tokio::select! {
+            Condition::Mute => tokio::select! {
+                _ = io::copy(&mut near, &mut far) => return,
+                _ = condition.changed() => {}
+            },
+            Condition::Replaced if first != now => return future::pending().await,
+            Condition::Whole | Condition::Replaced => tokio::select! {
                 _ = copy_bidirectional(&mut near, &mut far) => return,
                 _ = condition.changed() => {}
             },

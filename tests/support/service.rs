@@ -58,6 +58,18 @@ impl Vendors {
         .to_vec()
     }
 
+    /// These settings, some changed; an empty value unsets one.
+    fn settings_with(&self, changes: &[(&str, &str)]) -> Vec<(String, String)> {
+        let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.settings().into_iter().chain(changes).collect()
+    }
+
+    /// Settings with a Frontend API that can be reached.
+    pub(crate) fn settings_for_check(&self, changes: &[(&str, &str)]) -> Vec<(String, String)> {
+        let proxy_url = self.clerk.proxy_url();
+        self.settings_with(&[&[("CLERK_PROXY_URL", &*proxy_url)], changes].concat())
+    }
+
     /// A service that is ready.
     pub(crate) async fn service(&self) -> Service {
         self.service_with(&[]).await
@@ -71,23 +83,17 @@ impl Vendors {
     }
 
     pub(crate) fn service_that_may_not_be_ready(&self, changes: &[(&str, &str)]) -> Service {
-        let mut settings = self.settings();
-        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Service::start(&settings, "")
+        Service::start(&self.settings_with(changes), "")
     }
 
     /// A service with this TOML file, and some settings changed.
     pub(crate) fn service_with_file(&self, toml: &str, changes: &[(&str, &str)]) -> Service {
-        let mut settings = self.settings();
-        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Service::start(&settings, toml)
+        Service::start(&self.settings_with(changes), toml)
     }
 
     /// A service that is ready and has an admin listener, with this TOML file and some settings changed.
     pub(crate) async fn service_with_admin(&self, toml: &str, changes: &[(&str, &str)]) -> Service {
-        let mut settings = self.settings();
-        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let service = Service::start_with_admin(&settings, toml);
+        let service = Service::start_with_admin(&self.settings_with(changes), toml);
         service.wait_until_ready().await;
         service
     }
@@ -133,6 +139,21 @@ pub(crate) fn run_with_file(settings: &[(String, String)], toml: &str, arguments
     let (mut command, directory) = command(settings);
     write_toml(&directory, toml);
     command.args(arguments).output().unwrap()
+}
+
+/// `check` with a Redis that answers. It is repeated if Redis did not answer in time, as on a busy machine.
+pub(crate) fn checked(settings: &[(String, String)]) -> Output {
+    loop {
+        let output = run(settings, &["check"]);
+        if !text(&output).contains("it did not answer in time") {
+            return output;
+        }
+    }
+}
+
+/// What a command printed.
+pub(crate) fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Nothing is written for an empty text: the service then has no file.
