@@ -92,8 +92,9 @@ impl Deployment {
     /// The node that has the data and takes writes: this one, or the one that it names.
     async fn find_from(&self, node: &Node) -> Result<(Node, MultiplexedConnection), ConnectionLost> {
         let mut node = node.clone();
-        for _ in 0..=MAX_REDIRECTIONS {
-            let mut connection = self.open(&node, COMMAND_TIMEOUT).await?;
+        for redirections in 0..=MAX_REDIRECTIONS {
+            let opened = self.open(&node, COMMAND_TIMEOUT).await;
+            let mut connection = opened.map_err(|lost| if redirections == 0 { lost } else { lost.at(&node) })?;
             // A write that changes nothing. In a cluster, a node answers who has the key.
             let wrote: RedisResult<Value> =
                 cmd("PEXPIRE").arg(&self.probe_key).arg(0).query_async(&mut connection).await;
