@@ -11,6 +11,7 @@ use futures_util::{
     future::{self, BoxFuture},
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     address::{InvalidRedisAddress, RedisAddress},
@@ -60,9 +61,10 @@ impl Deployment {
     /// Finds the server that has the data and takes writes.
     pub(crate) async fn master(&self) -> Result<Master, ConnectionLost> {
         let (node, mut connection, loss) = if let Some(sentinels) = &self.sentinels {
+            let asked = Instant::now();
             let named = sentinels.master().await?;
             let (node, connection) = self.find_from(&named).await.map_err(|lost| lost.at(&named))?;
-            (node, connection, Arc::clone(sentinels).until_other_than(named).boxed())
+            (node, connection, Arc::clone(sentinels).until_other_than(named, asked).boxed())
         } else {
             let (node, connection) = self.find_from_any().await?;
             (node, connection, future::pending().boxed())
@@ -92,8 +94,9 @@ impl Deployment {
     /// The node that has the data and takes writes: this one, or the one that it names.
     async fn find_from(&self, node: &Node) -> Result<(Node, MultiplexedConnection), ConnectionLost> {
         let mut node = node.clone();
-        for _ in 0..=MAX_REDIRECTIONS {
-            let mut connection = self.open(&node, COMMAND_TIMEOUT).await?;
+        for redirections in 0..=MAX_REDIRECTIONS {
+            let at_node = |lost: ConnectionLost| if redirections == 0 { lost } else { lost.at(&node) };
+            let mut connection = self.open(&node, COMMAND_TIMEOUT).await.map_err(at_node)?;
             // A write that changes nothing. In a cluster, a node answers who has the key.
             let wrote: RedisResult<Value> =
                 cmd("PEXPIRE").arg(&self.probe_key).arg(0).query_async(&mut connection).await;
@@ -104,7 +107,7 @@ impl Deployment {
                 }
                 // `check` tells more of it.
                 Ok(_) | Err((ErrorKind::Server(ServerErrorKind::NoPerm), _)) => return Ok((node, connection)),
-                Err((_, error)) => return Err(error.into()),
+                Err((_, error)) => return Err(at_node(error.into())),
             }
         }
         Err(ConnectionLost("the nodes of the cluster disagree on which one has the data".to_owned()))

@@ -1,18 +1,17 @@
 //! Sentinels: which server is the master.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ::redis::{Client, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection, cmd};
 use futures_util::future::join_all;
-use tokio::{sync::Mutex, time};
+use tokio::{
+    sync::Mutex,
+    time::{self, Instant},
+};
 
 use super::{address::RedisAddress, failure::ConnectionLost, node::Node};
 
-/// How long after an answer the sentinels are asked again.
+/// How long after a question the sentinels are asked again.
 const ASK_AFTER: Duration = Duration::from_secs(2);
 /// For how long a master is used that they do not confirm.
 const UNCONFIRMED_FOR: Duration = Duration::from_secs(6);
@@ -55,13 +54,15 @@ impl Sentinels {
         decide(join_all(self.sentinels.iter().map(|sentinel| sentinel.ask_in_time(&self.master))).await)
     }
 
-    /// Waits until the sentinels name another master, or no more than half of them answer for a while. Returns which.
-    pub(super) async fn until_other_than(self: Arc<Self>, master: Node) -> ConnectionLost {
-        let mut confirmed = Instant::now();
+    /// Waits until the sentinels name another master than when they were asked last, or no more than half of them answer for a
+    /// while. Returns which.
+    pub(super) async fn until_other_than(self: Arc<Self>, master: Node, mut asked: Instant) -> ConnectionLost {
+        let mut confirmed = asked;
         loop {
-            time::sleep(ASK_AFTER).await;
+            time::sleep_until(asked + ASK_AFTER).await;
+            asked = Instant::now();
             match self.master().await {
-                Ok(named) if named == master => confirmed = Instant::now(),
+                Ok(named) if named == master => confirmed = asked,
                 Ok(named) => return ConnectionLost(format!("the master is {named} now, and was {master}")),
                 Err(lost) if confirmed.elapsed() >= UNCONFIRMED_FOR => return lost,
                 Err(_) => {}

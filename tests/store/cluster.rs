@@ -9,8 +9,9 @@ use ably_clerk_auth::{
 
 use crate::{
     fixtures::{Replica, connector, eventually},
+    proxy::{Condition, Proxy},
     redis_server::{Certificate, RedisServer, free_port, run},
-    topology::{Load, info, pause, resume, returns, urls},
+    topology::{Load, info, is_left_alone, lost_by, pause, resume, returns, urls},
 };
 
 const SLOTS: usize = 16_384;
@@ -18,6 +19,7 @@ const SLOTS: usize = 16_384;
 pub(crate) struct Cluster {
     /// The masters, then their replicas in the same order.
     pub(crate) nodes: Vec<RedisServer>,
+    bus_ports: Vec<u16>,
     tls_ports: Vec<u16>,
 }
 
@@ -51,7 +53,7 @@ impl Cluster {
             bus_ports.push(bus_port.get());
             tls_ports.push(tls_port.get());
         }
-        let cluster = Self { nodes, tls_ports };
+        let cluster = Self { nodes, bus_ports, tls_ports };
         for (n, node) in cluster.nodes.iter().enumerate() {
             let mut admin = node.connection();
             let () = run(&mut admin, "ACL SETUSER aca +cluster|slots").unwrap();
@@ -62,7 +64,7 @@ impl Cluster {
             }
         }
         let mut first = cluster.nodes[0].connection();
-        for (n, bus_port) in bus_ports.iter().enumerate().skip(1) {
+        for (n, bus_port) in cluster.bus_ports.iter().enumerate().skip(1) {
             let port = if certificate.is_some() { cluster.tls_ports[n] } else { cluster.nodes[n].port() };
             let () = run(&mut first, &format!("CLUSTER MEET 127.0.0.1 {port} {bus_port}")).unwrap();
         }
@@ -85,6 +87,22 @@ impl Cluster {
             let mut admin = node.connection();
             let says = || run::<String>(&mut admin, "CLUSTER INFO").unwrap().contains(line);
             eventually("the nodes form a cluster", says).await;
+        }
+    }
+
+    /// Has all nodes, or all but one, announce these ports of the bus, and waits until they know each other's.
+    async fn announce(&self, out: Option<usize>, bus_port: impl Fn(usize) -> u16) {
+        let nodes: Vec<_> = (0..self.nodes.len()).filter(|n| Some(*n) != out).collect();
+        for &n in &nodes {
+            let () = self.nodes[n].run(&format!("CONFIG SET cluster-announce-bus-port {}", bus_port(n)));
+        }
+        for &n in &nodes {
+            let mut admin = self.nodes[n].connection();
+            let knows_all = || {
+                let known: String = run(&mut admin, "CLUSTER NODES").unwrap();
+                nodes.iter().all(|&other| known.contains(&format!("{}@{}", self.name(other), bus_port(other))))
+            };
+            eventually("the nodes know each other's ports", knows_all).await;
         }
     }
 
@@ -161,6 +179,44 @@ async fn a_failover_in_the_middle_of_load_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_old_master_cut_off_from_the_other_nodes_is_not_used_any_more() {
+    let cluster = Cluster::start(3, 3).await;
+    let first = cluster.owner();
+    let load = Load::of("user_1", Replica::ready_at(&cluster.address()).await);
+    let other = Replica::ready_at(&cluster.nodes[first].address()).await;
+    let replicas = [&*load.replica, &other];
+    // A proxy before the bus of each node.
+    let mut buses = Vec::new();
+    for bus_port in &cluster.bus_ports {
+        buses.push(Proxy::to(*bus_port).await);
+    }
+    cluster.announce(None, |node| buses[node].port).await;
+    // Now the others reach each other without the proxies, and these carry the links of the master alone. It is not told.
+    buses[first].becomes(Condition::Silent);
+    cluster.announce(Some(first), |node| cluster.bus_ports[node]).await;
+    // Its replica cannot log in any more, and misses what it writes.
+    let () = cluster.nodes[first + 3].run("CONFIG SET masterauth wrong");
+    let _: i64 = cluster.nodes[first].run("CLIENT KILL TYPE replica");
+    load.goes_on().await;
+    for bus in &buses {
+        bus.becomes(Condition::Silent);
+    }
+    lost_by(&replicas, "the cut").await;
+    cluster.fails_over_from(first).await;
+    for replica in replicas {
+        returns(replica, 1).await;
+    }
+    is_left_alone(&cluster.nodes[first]).await;
+    load.goes_on().await;
+    for bus in &buses {
+        bus.becomes(Condition::Whole);
+    }
+    is_in_sync(&cluster.nodes[first]).await;
+    load.goes_on().await;
+    load.ends(&[&other], &cluster.address()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_that_moves_to_another_node_in_the_middle_of_load_is_followed() {
     let cluster = Cluster::start(2, 0).await;
     let (from, to) = (cluster.owner(), 1 - cluster.owner());
@@ -215,6 +271,18 @@ async fn any_node_leads_to_the_one_that_has_the_data_also_over_tls() {
         let reason = connector(&address).connect().await.unwrap_err().0;
         assert!(reason.contains(cure), "{reason}");
     }
+}
+
+#[tokio::test]
+async fn a_node_with_a_tls_certificate_for_another_host_is_named_in_the_reason() {
+    let certificate = Certificate::naming(&["localhost"]);
+    let cluster = Cluster::start_with_tls(2, &certificate).await;
+    let [port, announced] = [1 - cluster.owner(), cluster.owner()].map(|node| cluster.tls_ports[node]);
+    let address = urls("rediss", [port]).replace("127.0.0.1", "localhost");
+    let address = RedisAddress::parse(&address).unwrap().trusting(certificate.pem()).unwrap();
+    let reason = connector(&address).connect().await.unwrap_err().0;
+    assert!(reason.contains(&format!("127.0.0.1:{announced}: ")), "{reason}");
+    assert!(reason.contains("certificate not valid for name"), "{reason}");
 }
 
 #[tokio::test]

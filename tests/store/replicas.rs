@@ -228,6 +228,8 @@ async fn foreign_data_is_ignored_and_what_can_be_read_beside_it_counts() {
             foreign.cmd("XADD").arg(&["aca:{v4}:log", "*", kind, value]);
         }
     }
+    let id = r#"["default",{"user":"user_4"},{"denial":"clerk"}]"#;
+    foreign.cmd("HSET").arg(&["aca:{v4}:restrictions", id, "rubbish"]);
     let () = foreign.query(&mut server.connection()).unwrap();
     let other = Replica::of(&server).await;
     one.record(restriction(of_user("user_4"), DENIED, ago(1))).await;

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::{
     fixtures::{PATIENCE, Replica, connector, eventually},
     redis_server::{self, Certificate, RedisServer, free_port, run},
-    topology::{Load, info, pause, resume, returns, urls},
+    topology::{Load, info, is_left_alone, lost_by, pause, resume, returns, urls},
 };
 
 /// The sentinels' users: the administrator, as whom they know each other, and the service's.
@@ -139,6 +139,13 @@ impl Watched {
         RedisAddress::parse_sentinels(&self.urls("redis"), sentinels).unwrap()
     }
 
+    /// For sentinels that do not know the master's user. They are at `localhost`, and name the master by its IP address.
+    fn address_over_tls(&self, certificate: &Certificate) -> RedisAddress {
+        let urls = self.urls("rediss").replace("127.0.0.1", "localhost");
+        let address = RedisAddress::parse_sentinels(&urls, RedisSentinels::new("main".to_owned())).unwrap();
+        address.trusting(certificate.pem()).unwrap()
+    }
+
     /// Waits until all sentinels name the former replica.
     async fn fails_over(&self) {
         for sentinel in &self.sentinels {
@@ -149,6 +156,22 @@ impl Watched {
             };
             eventually("the sentinels name another master", names).await;
         }
+    }
+
+    async fn fails_over_without_loss(mut self, address: &RedisAddress) {
+        let load = Load::of("user_1", Replica::ready_at(address).await);
+        let other = Replica::ready_at(address).await;
+        load.goes_on().await;
+        self.master.kill();
+        self.fails_over().await;
+        for replica in [&*load.replica, &other] {
+            returns(replica, 1).await;
+        }
+        load.goes_on().await;
+        // With its old data, and as a master until a sentinel tells it otherwise.
+        assert!(self.master.start_again());
+        load.goes_on().await;
+        load.ends(&[&other], address).await;
     }
 }
 
@@ -164,23 +187,21 @@ async fn probe(address: &RedisAddress) -> Result<RedisFindings, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_in_the_middle_of_load_loses_nothing() {
-    let mut watched = Watched::start(USERS, None).await;
-    let found = probe(&watched.address()).await.unwrap();
+    let watched = Watched::start(USERS, None).await;
+    let address = watched.address();
+    let found = probe(&address).await.unwrap();
     assert_eq!((found.mode, found.node), (RedisMode::Sentinel, format!("127.0.0.1:{}", watched.ports[0])));
-    let load = Load::of("user_1", Replica::ready_at(&watched.address()).await);
-    let other = Replica::ready_at(&watched.address()).await;
+    watched.fails_over_without_loss(&address).await;
+}
 
-    load.goes_on().await;
-    watched.master.kill();
-    watched.fails_over().await;
-    for replica in [&*load.replica, &other] {
-        returns(replica, 1).await;
-    }
-    load.goes_on().await;
-    // With its old data, and as a master until a sentinel tells it otherwise.
-    assert!(watched.master.start_again());
-    load.goes_on().await;
-    load.ends(&[&other], &watched.address()).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_over_tls_to_a_master_that_sentinels_name_loses_nothing() {
+    let certificate = Certificate::new();
+    let watched = Watched::start("", Some(&certificate)).await;
+    let address = watched.address_over_tls(&certificate);
+    let found = probe(&address).await.unwrap();
+    assert_eq!((found.mode, found.node), (RedisMode::Sentinel, format!("127.0.0.1:{}", watched.ports[0])));
+    watched.fails_over_without_loss(&address).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,11 +215,12 @@ async fn an_old_master_left_alone_after_a_failover_is_not_used_any_more() {
     let () = run(&mut admin, "ACL SETUSER sentinel off").unwrap();
     let _: i64 = run(&mut admin, "CLIENT KILL USER sentinel").unwrap();
     watched.fails_over().await;
-    for replica in [&*load.replica, &other] {
+    let replicas = [&*load.replica, &other];
+    lost_by(&replicas, "the sentinels agreed").await;
+    for replica in replicas {
         returns(replica, 1).await;
     }
-    assert!(!run::<String>(&mut admin, "CLIENT LIST").unwrap().contains("user=aca"));
-    assert!(info(&mut watched.master.connection(), "replication").contains("role:master"));
+    is_left_alone(&watched.master).await;
     load.goes_on().await;
     load.ends(&[&other], &watched.address()).await;
 }
@@ -208,6 +230,7 @@ async fn a_replica_that_reaches_too_few_sentinels_does_not_use_their_master() {
     let watched = Watched::start(USERS, None).await;
     let replica = Replica::ready_at(&watched.address()).await;
     let paused = [0, 1].map(|n| pause(&mut watched.sentinels[n].connection()));
+    lost_by(&[&replica], "two of three sentinels hung").await;
     replica.becomes(Health::Degraded).await;
     let refused = async {
         // The third one can be slow.
@@ -227,14 +250,12 @@ async fn a_replica_that_reaches_too_few_sentinels_does_not_use_their_master() {
 }
 
 #[tokio::test]
-async fn the_master_is_found_over_tls_and_by_sentinels_that_do_not_know_its_user() {
-    let certificate = Certificate::new();
+async fn a_master_with_a_tls_certificate_for_another_host_is_named_in_the_reason() {
+    let certificate = Certificate::naming(&["localhost"]);
     let watched = Watched::start("", Some(&certificate)).await;
-    let address = RedisAddress::parse_sentinels(&watched.urls("rediss"), RedisSentinels::new("main".to_owned()));
-    let address = address.unwrap().trusting(certificate.pem()).unwrap();
-    let found = probe(&address).await.unwrap();
-    assert_eq!((found.mode, found.node), (RedisMode::Sentinel, format!("127.0.0.1:{}", watched.ports[0])));
-    Replica::ready_at(&address).await;
+    let reason = probe(&watched.address_over_tls(&certificate)).await.unwrap_err();
+    assert!(reason.starts_with(&format!("127.0.0.1:{}: ", watched.ports[0])), "{reason}");
+    assert!(reason.contains("certificate not valid for name"), "{reason}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ably_clerk_auth::{
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     fixtures::{DENIED, MINUTE, NOW, PATIENCE, Replica, ago, eventually, live_token, of_session, restriction, session},
-    redis_server::run,
+    redis_server::{RedisServer, run},
 };
 
 /// The lines of `INFO`.
@@ -50,6 +50,24 @@ pub(crate) fn urls(scheme: &str, ports: impl IntoIterator<Item = u16>) -> String
 pub(crate) async fn returns(replica: &Replica, outages: u64) {
     let is_back = || replica.outages() >= outages && replica.health() == Health::Ready;
     eventually("the replica is ready again", is_back).await;
+}
+
+/// Waits until replicas that were ready have lost Redis. Prints how long that took; `docs/revocation.md` has the longest time.
+#[expect(clippy::print_stdout, reason = "a time on a busy machine proves nothing, but shows whether the page is right")]
+pub(crate) async fn lost_by(replicas: &[&Replica], since: &str) {
+    let start = Instant::now();
+    for replica in replicas {
+        eventually("the replica loses Redis", || replica.outages() > 0).await;
+    }
+    println!("used for {:?} after {since}", start.elapsed());
+}
+
+/// Waits until no replica uses a server that still is a master.
+pub(crate) async fn is_left_alone(server: &RedisServer) {
+    let mut admin = server.connection();
+    let is_left = || !run::<String>(&mut admin, "CLIENT LIST").unwrap().contains("user=aca");
+    eventually("the replicas leave the server", is_left).await;
+    assert!(info(&mut admin, "replication").contains("role:master"));
 }
 
 /// A replica that denies one session of a user after the other, and registers a live token for each.

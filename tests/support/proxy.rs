@@ -26,9 +26,9 @@ pub(crate) enum Condition {
     Slow(Duration),
 }
 
-/// A line through which a replica reaches Redis.
+/// A line through which a replica, or another node of the cluster, reaches Redis.
 pub(crate) struct Proxy {
-    port: u16,
+    pub(crate) port: u16,
     condition: watch::Sender<Condition>,
 }
 
@@ -59,7 +59,7 @@ impl Proxy {
 }
 
 async fn carry(mut near: TcpStream, redis: u16, mut condition: watch::Receiver<Condition>) {
-    let mut far = TcpStream::connect(("127.0.0.1", redis)).await.unwrap();
+    let Ok(mut far) = TcpStream::connect(("127.0.0.1", redis)).await else { return };
     let first = *condition.borrow();
     loop {
         let now = *condition.borrow_and_update();

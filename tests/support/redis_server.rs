@@ -179,15 +179,21 @@ impl Drop for RedisServer {
     }
 }
 
-/// A certificate for `localhost` and 127.0.0.1 that signs itself, and its key.
+/// A certificate that signs itself, and its key.
 pub(crate) struct Certificate {
     directory: TempDir,
 }
 
 impl Certificate {
+    /// For `localhost` and 127.0.0.1.
     pub(crate) fn new() -> Self {
+        Self::naming(&["localhost", "127.0.0.1"])
+    }
+
+    pub(crate) fn naming(hosts: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let own = rcgen::generate_simple_self_signed(["localhost", "127.0.0.1"].map(str::to_owned)).unwrap();
+        let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let own = rcgen::generate_simple_self_signed(hosts).unwrap();
         fs::write(directory.path().join("cert.pem"), own.cert.pem()).unwrap();
         fs::write(directory.path().join("key.pem"), own.signing_key.serialize_pem()).unwrap();
         Self { directory }

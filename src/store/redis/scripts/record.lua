@@ -7,9 +7,9 @@
 -- only confirmed, and the restriction is not new; then for each task its ID, the task, its due time. A row starts with its
 -- rank: 1 digit, 15 digits for the timestamp of the event, 1 for a restriction that restricts and 0 for another, 15 digits
 -- for its end. The same restriction with another end is not new.
--- Returns for each restriction the row before.
+-- Returns for each restriction the row before. What has no rank is no row, and is replaced.
 local restrictions, ends, log, tasks, claimable, due = unpack(KEYS)
-local PRECEDENCE, END, RANK, AT_ONCE = 17, 18, 32, 100
+local PRECEDENCE, END, RANK, ANY_ROW, AT_ONCE = 17, 18, 32, '^' .. string.rep('%d', 32) .. '.*', 100
 
 local surplus = redis.call('ZCOUNT', ends, '-inf', ARGV[1]) - ARGV[3]
 local forgotten = redis.call('ZCOUNT', ends, '-inf', ARGV[1] - ARGV[2])
@@ -28,7 +28,7 @@ local before, first_task = {}, 6 + 3 * ARGV[5]
 local is_any_new = first_task == 6
 for i = 6, first_task - 1, 3 do
   local id, row, text_if_confirmed = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local old = redis.call('HGET', restrictions, id)
+  local old = string.match(redis.call('HGET', restrictions, id) or '', ANY_ROW) or false
   is_any_new = is_any_new or is_new(old, row, text_if_confirmed)
   if not old or string.sub(old, 1, RANK) < string.sub(row, 1, RANK) then
     redis.call('HSET', restrictions, id, row)
