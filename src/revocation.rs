@@ -91,9 +91,6 @@ impl Revocation {
             }
             tasks.extend(ending);
         }
-        if let (false, Change::UserUpdated(user), Some(users)) = (is_outdated, &event.change, tenant.users()) {
-            users.update(user.clone());
-        }
         let mut result = result.map_err(Incomplete::from);
         for [first, _] in tasks {
             if let Some(claimed) = self.claim_first(&first, now).await {

@@ -47,7 +47,7 @@ fn user_cache<'a>(criterion: &mut Criterion, ids: &'a [String], next: &mut impl 
     let users = Users::new(api, hour, Detached::on_current_runtime(), LookupCounts::default());
     for id in ids {
         let username = Some("alice".to_owned());
-        users.update(User { id: id.clone(), username, banned: false, deprovisioned: false, updated_at: 1 });
+        users.remember(User { id: id.clone(), username, banned: false, deprovisioned: false });
     }
     criterion.bench_function(&format!("user cache, {} users", ids.len()), |bencher| {
         bencher.iter(|| next.next().map(|id| users.cached(id)));

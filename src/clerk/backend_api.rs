@@ -33,8 +33,6 @@ pub struct User {
     /// Removed by the directory that the user comes from; counts as banned.
     #[serde(default)]
     pub deprovisioned: bool,
-    /// When the record last changed, in milliseconds since the epoch.
-    pub updated_at: i64,
 }
 
 /// Why a call to the Backend API failed.

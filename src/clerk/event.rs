@@ -172,8 +172,7 @@ impl EventBody {
             _ if banned || deprovisioned => self.text("data.username").ok(),
             _ => Some(self.text("data.username")?),
         };
-        let updated_at = self.integer("data.updated_at").unwrap_or_default();
-        Ok(User { id: self.text("data.id")?, username, banned, deprovisioned, updated_at })
+        Ok(User { id: self.text("data.id")?, username, banned, deprovisioned })
     }
 }
 
@@ -209,7 +208,7 @@ mod tests {
             assert_eq!(parse(name, &session), Ok(Some(ended.clone())));
         }
         let user = json!({ "id": "user_1", "username": null, "banned": true, "updated_at": 7, "deprovisioned": false });
-        let known = User { id: "user_1".into(), username: None, banned: true, deprovisioned: false, updated_at: 7 };
+        let known = User { id: "user_1".into(), username: None, banned: true, deprovisioned: false };
         assert_eq!(parse("user.updated", &user), Ok(Some(Change::UserUpdated(known))));
         let deleted = Change::UserDeleted { user_id: "user_1".into() };
         assert_eq!(
@@ -235,8 +234,7 @@ mod tests {
         let data = json!({ "id": "sess_1", "user_id": null, "user": null });
         assert_eq!(parse("session.ended", &data), Ok(Some(ended)));
         for (flag, banned) in [("banned", true), ("deprovisioned", false)] {
-            let banned_user =
-                User { id: "user_1".into(), username: None, banned, deprovisioned: !banned, updated_at: 0 };
+            let banned_user = User { id: "user_1".into(), username: None, banned, deprovisioned: !banned };
             let data = json!({ "id": "user_1", flag: true });
             assert_eq!(parse("user.updated", &data), Ok(Some(Change::UserUpdated(banned_user))), "{flag}");
         }
@@ -248,13 +246,7 @@ mod tests {
 
     #[test]
     fn an_optional_field_that_is_missing_or_null_has_its_default() {
-        let user = User {
-            id: "user_1".into(),
-            username: Some("alice".into()),
-            banned: false,
-            deprovisioned: false,
-            updated_at: 0,
-        };
+        let user = User { id: "user_1".into(), username: Some("alice".into()), banned: false, deprovisioned: false };
         for data in [
             json!({ "id": "user_1", "username": "alice" }),
             json!({ "id": "user_1", "username": "alice", "banned": null, "deprovisioned": null, "updated_at": null }),

@@ -1,11 +1,11 @@
 //! Looks up users whose session token lacks a username, and caches them.
 //!
-//! Concurrent look-ups of one user share one call. Of two records the one with the later `updated_at` stays. The result of
-//! a call that began before its user was forgotten is discarded, as it may be outdated.
+//! Concurrent look-ups of one user share one call. The result of a call that began before its user was forgotten is discarded,
+//! as it may be outdated.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use moka::{ops::compute::Op, sync::Cache};
+use moka::sync::Cache;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::OnceCell, time::Instant};
@@ -103,9 +103,9 @@ impl Users {
         self.0.cache.get(id)?
     }
 
-    /// Caches a newer record of a user.
-    pub fn update(&self, user: User) {
-        self.0.remember(user.id.clone(), Some(Arc::new(user)));
+    /// Caches a user, as a look-up does. For tests and benchmarks.
+    pub fn remember(&self, user: User) {
+        self.0.cache.insert(user.id.clone(), Some(Arc::new(user)));
     }
 
     /// Forgets a user, and the results of running calls.
@@ -153,10 +153,13 @@ impl UserCache {
         if is_current {
             calls.remove(id);
         }
-        match result {
-            Ok(record) => is_current.then(|| Ok(self.remember(id.to_owned(), record))),
-            error => Some(error),
+        if let Ok(record) = &result {
+            if !is_current {
+                return None;
+            }
+            self.cache.insert(id.to_owned(), record.clone());
         }
+        Some(result)
     }
 
     async fn fetch(&self, id: &str) -> Result<Record, LookupError> {
@@ -179,17 +182,6 @@ impl UserCache {
                 Err(LookupError::Unavailable(pause))
             }
         }
-    }
-
-    /// Caches the newer of the cached record and `new`, and returns it.
-    fn remember(&self, id: String, new: Record) -> Record {
-        let newest =
-            self.cache.entry(id).and_compute_with(|cached| match (cached.map(moka::Entry::into_value), &new) {
-                (Some(None), _) => Op::Nop,
-                (Some(Some(cached)), Some(new)) if cached.updated_at > new.updated_at => Op::Nop,
-                _ => Op::Put(new.clone()),
-            });
-        newest.into_entry().map_or(new, moka::Entry::into_value)
     }
 
     /// The time until Clerk's rate limit ends.

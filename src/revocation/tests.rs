@@ -46,7 +46,7 @@ fn session(user: u8, session: u8, organization: Option<u8>, issued_at: UnixMilli
 }
 
 fn user(id: u8, banned: bool) -> User {
-    User { id: format!("user_{id}"), username: Some("alice".into()), banned, deprovisioned: false, updated_at: 0 }
+    User { id: format!("user_{id}"), username: Some("alice".into()), banned, deprovisioned: false }
 }
 
 fn live_token(user: &str, session: &str, organization: Option<&str>, client_id: &str) -> LiveToken {

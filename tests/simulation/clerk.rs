@@ -322,13 +322,7 @@ impl Clerk {
 
 impl UserState {
     fn record(&self, now: UnixMillis) -> User {
-        User {
-            id: self.id.clone(),
-            username: self.name.clone(),
-            banned: self.is_banned,
-            deprovisioned: false,
-            updated_at: now.0,
-        }
+        User { id: self.id.clone(), username: self.name.clone(), banned: self.is_banned, deprovisioned: false }
     }
 }
 

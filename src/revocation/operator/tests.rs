@@ -187,7 +187,7 @@ async fn an_operators_denial_ends_at_the_requested_time() {
 #[tokio::test]
 async fn clerk_and_the_operator_do_not_lift_each_others_denials() {
     let revocation = revocation(TokenFormat::Jwt, None);
-    let user = |banned| User { id: "user_1".into(), username: None, banned, deprovisioned: false, updated_at: 0 };
+    let user = |banned| User { id: "user_1".into(), username: None, banned, deprovisioned: false };
     let event = |banned, at| Event { at, change: Change::UserUpdated(user(banned)) };
     let lift = json!({ "user": "user_1", "lift": true });
     let lifted = async |now| {
