@@ -1,7 +1,7 @@
 //! The queue of one API key's revocations. Webhooks, operator requests and revocation tasks all go through it.
 //!
-//! Ably revokes per key, and limits how often its revocation API may be called. [`Schedule`] decides when to make which call, without I/O; this
-//! module makes the calls, logs them and counts their outcomes.
+//! Ably revokes per key, and limits how often its revocation API may be called. [`Schedule`] decides when to make which call,
+//! without I/O; this module makes the calls, logs them and counts their outcomes.
 
 mod schedule;
 

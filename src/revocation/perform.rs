@@ -70,6 +70,11 @@ impl Revocation {
             return Performed::NOTHING;
         };
         let performed = self.revoke(&mut task, now).await;
+        let rest = task.split(&claimed);
+        if !rest.is_empty() {
+            // If Redis fails, this replica performs them.
+            let _ = self.store.record(&[], &rest, now).await;
+        }
         let left = StoredTask { payload: task.payload(), ..claimed };
         // If the store fails here, the task becomes due again after the lease.
         let _ = self.store.end_claim(&left, performed.retry_at).await;

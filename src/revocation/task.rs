@@ -1,6 +1,6 @@
 //! A revocation task: a revocation at Ably that waits in the store, and the tokens that it ends.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, iter, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,8 @@ impl Task {
     pub(super) const REPEAT_AFTER: Duration = Duration::from_secs(150);
     /// A revocable token lives for an hour at most: Ably refuses a longer one with 40003.
     pub(super) const LONGEST_TOKEN: Duration = Duration::from_hours(1);
+    /// About 100 KB.
+    pub(super) const MOST_TARGETS: usize = 1000;
 
     /// The revocation that follows from a restriction, if it ends tokens and the tenant's can be revoked.
     pub(super) fn of(restriction: &Restriction, tenant: &Tenant, now: UnixMillis) -> Option<Self> {
@@ -76,6 +78,20 @@ impl Task {
             let id = format!("{}/{scope}/{}/{name}/{turn}", self.tenant, self.at.0);
             StoredTask { id, due: stored_as_due, payload: Self { due, ..self.clone() }.payload() }
         })
+    }
+
+    /// Keeps as many targets as Redis can surely be sent at once. Returns tasks with the others.
+    pub(super) fn split(&mut self, stored: &StoredTask) -> Vec<StoredTask> {
+        let Some(unrevoked) = self.unrevoked.take() else { return Vec::new() };
+        let mut targets = unrevoked.into_iter();
+        let mut part = || targets.by_ref().take(Self::MOST_TARGETS).collect::<BTreeSet<_>>();
+        self.unrevoked = Some(part());
+        let others = iter::from_fn(|| Some(part()).filter(|part| !part.is_empty()));
+        let tasks = others.enumerate().map(|(number, part)| {
+            let task = Self { unrevoked: Some(part), others_unsearched: false, ..self.clone() };
+            StoredTask { id: format!("{}/{number}", stored.id), due: stored.due, payload: task.payload() }
+        });
+        tasks.collect()
     }
 
     pub(super) fn payload(&self) -> String {

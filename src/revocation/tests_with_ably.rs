@@ -129,7 +129,7 @@ impl Scene {
     /// An update of alice, in the given second.
     fn renamed(&self, username: &str, seconds: u64) -> Event {
         let username = Some(username.to_owned());
-        let user = User { id: "user_1".into(), username, banned: false, deprovisioned: false, updated_at: 0 };
+        let user = User { id: "user_1".into(), username, banned: false, deprovisioned: false };
         Event { at: self.now.after(Duration::from_secs(seconds)), change: Change::UserUpdated(user) }
     }
 
@@ -350,7 +350,7 @@ async fn a_session_from_before_the_start_is_revoked_by_the_client_id_that_it_sho
 async fn the_cached_name_is_revoked_unless_the_event_says_that_the_user_has_none() {
     let user = |username: Option<&str>, banned| {
         let username = username.map(str::to_owned);
-        User { id: "user_9".into(), username, banned, deprovisioned: false, updated_at: 0 }
+        User { id: "user_9".into(), username, banned, deprovisioned: false }
     };
     for (change, expected) in [
         (Change::UserDeleted { user_id: "user_9".into() }, vec![("clientId:nina".to_owned(), false)]),
@@ -361,7 +361,7 @@ async fn the_cached_name_is_revoked_unless_the_event_says_that_the_user_has_none
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let api = BackendApi::new(scene.ably.url().parse().unwrap(), "".into(), http);
         let users = Users::new(api, Duration::from_hours(1), Detached::on_current_runtime(), LookupCounts::default());
-        users.update(user(Some("nina"), false));
+        users.remember(user(Some("nina"), false));
         let identity = Identity::new("{username}".parse().unwrap(), Some(users));
         let tenant = Tenant { identity, ..tenant("{username}", scene.key.clone()) };
         let revocation = Revocation::new(Arc::new(in_memory()), tenants(tenant), scene.now);
@@ -411,6 +411,29 @@ async fn only_the_targets_that_ably_did_not_revoke_are_retried() {
         scene.perform_due_tasks(Revocation::REPEAT_AFTER + Duration::from_secs(seconds)).await;
         assert_eq!(scene.revoked().len(), 8, "after {seconds} s");
     }
+}
+
+#[tokio::test]
+async fn what_is_left_of_very_many_targets_is_several_tasks() {
+    let scene = Scene::start().await;
+    let store = &scene.revocation.store;
+    let live_tokens = store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), scene.now).await;
+    for number in 0..2 * Task::MOST_TARGETS {
+        let live_token = LiveToken { client_id: format!("client_{number}"), ..live_tokens.live_tokens[0].clone() };
+        store.put_live_token(live_token, scene.now).await.unwrap();
+    }
+    scene.ably.set_revocation_outage(Some(Outage::Status(503)));
+    let event = Event { at: scene.now, change: Change::OrganizationDeleted { organization_id: "org_1".into() } };
+    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Ably));
+    let tasks = store.claim_tasks(Claim::Due(10), scene.now.after(Duration::from_secs(100))).await.unwrap();
+    let read = |task: &StoredTask| serde_json::from_str::<Task>(&task.payload).unwrap().unrevoked.unwrap().len();
+    let mut targets: Vec<_> = tasks.iter().map(read).collect();
+    targets.sort_unstable();
+    assert_eq!(targets, [2, Task::MOST_TARGETS, Task::MOST_TARGETS]);
+    scene.ably.set_revocation_outage(None);
+    scene.perform_due_tasks(Duration::from_secs(149)).await;
+    assert_eq!(scene.revoked().into_iter().collect::<BTreeSet<_>>().len(), 2 * Task::MOST_TARGETS + 2);
 }
 
 #[tokio::test]
@@ -654,7 +677,6 @@ async fn if_any_call_of_the_store_fails_the_event_takes_effect_and_is_to_be_deli
         username: Some(if banned { "alice" } else { "alice2" }.into()),
         banned,
         deprovisioned: false,
-        updated_at: 0,
     };
     let (user_id, organization_id) = ("user_1".to_owned(), "org_1".to_owned());
     for change in [
@@ -798,13 +820,7 @@ async fn each_key_revokes_the_tokens_that_it_signed_and_any_key_may_have_signed_
     };
     scene.revocation.store.put_live_token(bob, scene.now).await.unwrap();
     let banned = |user: &str, username: &str| {
-        let user = User {
-            id: user.into(),
-            username: Some(username.into()),
-            banned: true,
-            deprovisioned: false,
-            updated_at: 0,
-        };
+        let user = User { id: user.into(), username: Some(username.into()), banned: true, deprovisioned: false };
         Event { at: scene.now, change: Change::UserUpdated(user) }
     };
     let mut expected = vec![(&scene.key, "clientId:alice")];
