@@ -16,13 +16,22 @@ use super::node::Node;
 pub struct RedisAddress {
     /// The server, nodes of the cluster, or the sentinels.
     pub(super) nodes: Vec<Node>,
-    /// User, password and database of the servers with the data.
-    login: RedisConnectionInfo,
+    /// To the servers with the data.
+    login: Login,
     encryption: Encryption,
     /// A PEM bundle. `None`: those that the system trusts.
     authorities: Option<Vec<u8>>,
     pub(super) sentinels: Option<RedisSentinels>,
     printed: String,
+}
+
+/// A user, and a database.
+#[derive(Clone, Debug, Default)]
+struct Login {
+    /// `None`: Redis's default user.
+    user: Option<SecretString>,
+    password: Option<SecretString>,
+    database: i64,
 }
 
 /// The master that the sentinels watch, and how to log in to them.
@@ -31,7 +40,7 @@ pub struct RedisSentinels {
     /// The name of the master.
     pub(super) master: String,
     /// `None`: as the user of the servers with the data if the sentinels know that user, else without a login.
-    login: Option<RedisConnectionInfo>,
+    login: Option<Login>,
 }
 
 /// Whether connections use TLS.
@@ -88,6 +97,19 @@ pub enum InvalidRedisAuthorities {
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
 
+impl Login {
+    fn of(settings: &RedisConnectionInfo) -> Self {
+        let [user, password] = [settings.username(), settings.password()].map(|text| text.map(SecretString::from));
+        Self { user, password, database: settings.db() }
+    }
+
+    fn settings(&self) -> RedisConnectionInfo {
+        let settings = RedisConnectionInfo::default().set_db(self.database);
+        let settings = self.user.iter().fold(settings, |to, user| to.set_username(user.expose_secret()));
+        self.password.iter().fold(settings, |to, password| to.set_password(password.expose_secret()))
+    }
+}
+
 impl RedisSentinels {
     /// Sentinels that watch the master of this name.
     #[must_use]
@@ -98,8 +120,7 @@ impl RedisSentinels {
     /// Logs in at sentinels as this user. Without a name it is Redis's default user.
     #[must_use]
     pub fn with_login(self, user: Option<&str>, password: &SecretString) -> Self {
-        let login = RedisConnectionInfo::default().set_password(password.expose_secret());
-        let login = user.iter().fold(login, RedisConnectionInfo::set_username);
+        let login = Login { user: user.map(SecretString::from), password: Some(password.clone()), database: 0 };
         Self { login: Some(login), ..self }
     }
 }
@@ -108,7 +129,7 @@ impl RedisAddress {
     /// The address of a single server, or of a cluster: the URLs of one or more nodes, comma-separated.
     pub fn parse(urls: &str) -> Result<Self, InvalidRedisAddress> {
         let address = Self::read(urls, PORT)?;
-        if address.nodes.len() > 1 && address.login.db() != 0 {
+        if address.nodes.len() > 1 && address.login.database != 0 {
             return Err(InvalidRedisAddress::DatabaseOfCluster);
         }
         Ok(address)
@@ -160,7 +181,7 @@ impl RedisAddress {
         let _ = url.set_username("");
         Ok(Self {
             nodes: vec![node],
-            login: info.redis_settings().clone(),
+            login: Login::of(info.redis_settings()),
             encryption,
             authorities: None,
             sentinels: None,
@@ -170,7 +191,9 @@ impl RedisAddress {
 
     /// What the URLs of one address have in common.
     fn common(&self) -> (Encryption, Option<&str>, Option<&str>, i64) {
-        (self.encryption, self.login.username(), self.login.password(), self.login.db())
+        let Login { user, password, database } = &self.login;
+        let [user, password] = [user, password].map(|secret| secret.as_ref().map(SecretString::expose_secret));
+        (self.encryption, user, password, *database)
     }
 
     /// Trusts certificates signed by one of these authorities, a PEM bundle, and no others.
@@ -201,16 +224,16 @@ impl RedisAddress {
 
     /// Clients of a sentinel, to be tried in this order: a sentinel may not know the user of the data.
     pub(super) fn sentinel_clients(&self, sentinel: &Node) -> RedisResult<Vec<Client>> {
-        let nobody = RedisConnectionInfo::default();
+        let nobody = Login::default();
         let logins = match &self.sentinels {
             Some(RedisSentinels { login: Some(own), .. }) => vec![own.clone()],
-            _ if self.login.password().is_some() => vec![self.login.clone().set_db(0), nobody],
+            _ if self.login.password.is_some() => vec![Login { database: 0, ..self.login.clone() }, nobody],
             _ => vec![nobody],
         };
         logins.iter().map(|login| self.client_as(login, sentinel)).collect()
     }
 
-    fn client_as(&self, login: &RedisConnectionInfo, node: &Node) -> RedisResult<Client> {
+    fn client_as(&self, login: &Login, node: &Node) -> RedisResult<Client> {
         let Node { host, port } = node.clone();
         let address = match self.encryption {
             Encryption::Tls => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
@@ -218,7 +241,7 @@ impl RedisAddress {
         };
         // RESP2 suffices: nothing is pushed. `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot
         // name.
-        let login = login.clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
+        let login = login.settings().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let info = address.into_connection_info()?;
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_redis_settings(login).set_tcp_settings(tcp);
@@ -277,7 +300,8 @@ mod tests {
         let first = "rediss://user:pass%2Cword@a";
         let address = RedisAddress::parse(&format!("{first}:1,{}", first.replace("@a", "@b"))).unwrap();
         assert_eq!(address.nodes, [("a", 1), ("b", 6379)].map(|(host, port)| Node { host: host.to_owned(), port }));
-        assert_eq!((address.login.username(), address.login.password()), (Some("user"), Some("pass,word")));
+        let settings = address.login.settings();
+        assert_eq!((settings.username(), settings.password()), (Some("user"), Some("pass,word")));
         for other in
             ["redis://user:pass%2Cword@b", "rediss://user:word@b", "rediss://other:pass%2Cword@b", "rediss://b"]
         {
@@ -294,7 +318,7 @@ mod tests {
         assert_eq!(RedisAddress::parse("redis://a/3,redis://b").unwrap_err(), InvalidRedisAddress::Different);
         let address =
             RedisAddress::parse_sentinels("redis://a/3,redis://b/3", RedisSentinels::new("main".to_owned())).unwrap();
-        assert_eq!((address.login.db(), address.nodes[0].port), (3, 26_379));
+        assert_eq!((address.login.database, address.nodes[0].port), (3, 26_379));
     }
 
     #[test]
