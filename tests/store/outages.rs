@@ -29,6 +29,8 @@ enum Data {
     /// Those of the outage before.
     Older,
     Lost,
+    /// Those of another server, with a denial of `user_3`.
+    Anothers,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,6 +48,11 @@ async fn redis_dies_under_load_and_comes_back_with_older_data() {
     under_load(Data::Older).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_dies_under_load_and_comes_back_with_the_data_of_another_server() {
+    under_load(Data::Anothers).await;
+}
+
 /// Two replicas keep storing restrictions and live tokens while Redis is killed and restarted three times.
 async fn under_load(data: Data) {
     let mut server = RedisServer::start();
@@ -60,6 +67,9 @@ async fn under_load(data: Data) {
             load.goes_on().await;
         }
     };
+    let mut another = RedisServer::start();
+    Replica::of(&another).await.record(restriction(of_user("user_3"), DENIED, ago(1))).await;
+    another.kill();
     let mut saved = None;
     for _ in 0..3 {
         all_go_on().await;
@@ -69,12 +79,17 @@ async fn under_load(data: Data) {
         match (data, saved.replace(server.saved())) {
             (Data::Lost, _) => server.forget_everything(),
             (Data::Older, Some(older)) => server.go_back_to(&older),
+            (Data::Anothers, _) => server.go_back_to(&another.saved()),
             _ => {}
         }
         assert!(server.start_again());
         all_become(Health::Ready).await;
     }
     all_go_on().await;
+    for load in &loads {
+        let verdict = load.replica.verdict(&session("sess_1", "user_3", None));
+        assert_eq!(verdict == Verdict::Denied, matches!(data, Data::Anothers), "{verdict:?}");
+    }
     let [one, other] = loads;
     let replica = Arc::clone(&other.replica);
     other.ends(&[&*one.replica], &server.address()).await;

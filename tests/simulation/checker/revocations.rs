@@ -106,7 +106,7 @@ impl Checker {
         let mut violations = Vec::new();
         for statement in self.statements.iter().filter(|_| !self.is_forgetful) {
             let (Some(told), Some(accepted)) = (statement.first_told_at, statement.accepted) else { continue };
-            let end = accepted.after(WITHIN + SLACK);
+            let end = accepted.after(WITHIN);
             if end < now && faults.is_calm(told) && !faults.is_disturbed(told, end) {
                 let revoked: Vec<_> = ably.iter().filter(|revoked| revoked.at <= end).cloned().collect();
                 let find = |token| self.find_unrevoked(token, &revoked, end, |top| std::ptr::eq(top, statement));
