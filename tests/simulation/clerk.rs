@@ -267,7 +267,7 @@ impl Clerk {
         let user = &mut users[user_number];
         let change = match happening {
             // A late update, with a later timestamp.
-            H::Unban if user.is_deleted => Change::UserUpdated(user.record(clock)),
+            H::Unban if user.is_deleted => Change::UserUpdated(user.record()),
             _ if user.is_deleted => return None,
             H::SessionEnds => {
                 let session = &mut sessions[session_number];
@@ -282,11 +282,11 @@ impl Clerk {
             }
             H::Ban => {
                 user.is_banned = true;
-                Change::UserUpdated(user.record(clock))
+                Change::UserUpdated(user.record())
             }
             H::Unban => {
                 user.is_banned = false;
-                Change::UserUpdated(user.record(clock))
+                Change::UserUpdated(user.record())
             }
             H::Rename | H::RenameBack | H::LoseName if user.is_banned => return None,
             H::Rename => {
@@ -294,15 +294,15 @@ impl Clerk {
                 // Sometimes back to the first name.
                 let suffix = if user.names % 3 == 0 { String::new() } else { format!("v{}", user.names) };
                 user.former_name = user.name.replace(format!("name{user_number}{suffix}"));
-                Change::UserUpdated(user.record(clock))
+                Change::UserUpdated(user.record())
             }
             H::RenameBack => {
                 mem::swap(&mut user.name, &mut user.former_name);
-                Change::UserUpdated(user.record(clock))
+                Change::UserUpdated(user.record())
             }
             H::LoseName => {
                 user.former_name = user.name.take();
-                Change::UserUpdated(user.record(clock))
+                Change::UserUpdated(user.record())
             }
             H::Delete => {
                 user.is_deleted = true;
@@ -321,7 +321,7 @@ impl Clerk {
 }
 
 impl UserState {
-    fn record(&self, now: UnixMillis) -> User {
+    fn record(&self) -> User {
         User { id: self.id.clone(), username: self.name.clone(), banned: self.is_banned, deprovisioned: false }
     }
 }
